@@ -1,0 +1,1 @@
+"""How each network is trained: one shared loop and a recipe per network."""
