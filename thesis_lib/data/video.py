@@ -1,0 +1,210 @@
+"""Videos, read so that damage costs the damaged frames only.
+
+FFmpeg (through PyAV) decodes packet by packet, and every packet carries the place of its frame in the file:
+
+- AVI knows no time stamps; FFmpeg counts chunks, so one lost chunk shifts all frames after it. The index at the end of
+  the file says where each chunk begins: the byte position of a chunk gives its true number, and what begins elsewhere
+  is debris.
+- Other containers carry time stamps: the number is the time on the grid of the frame rate, or the rank in time where
+  the rate varies.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+AVI_CHUNK_HEADER = 8  # bytes between the position in the index and that of the packet
+REORDER_DEPTH = 16  # frames: no codec shows a frame later than this many after its packet
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file claims and what it holds. Counts are in frames.
+
+    header_count is None where the header gives none; count is the length of the file's own index, that is how many
+    frames it should hold; decoded_count of them can be read, and missing lists the others.
+    """
+
+    header_count: int | None
+    count: int
+    decoded_count: int
+    missing: tuple[int, ...]
+    fps: float
+    width: int
+    height: int
+
+
+def read_frames(path: str | Path, damaged: str = "skip") -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (index, frame [H, W, 3] uint8 RGB) for every frame of a video, holding a few frames at a time.
+
+    Frames that cannot be decoded, or that the decoder marks as patched up, are left out; reading goes on after them and
+    indices stay those of the file. Frames predicted from a lost one come as the decoder draws them, smears included. With damaged="repeat" their places are filled with the last good frame (the first
+    good one where there is none before). Raises ValueError if path is not a readable video.
+    """
+    if damaged not in ("skip", "repeat"):
+        raise ValueError(f'damaged={damaged!r}: choose "skip" or "repeat"')
+    return _decode(path) if damaged == "skip" else _repeat_damaged(path)
+
+
+def frame_count(path: str | Path) -> int:
+    """Number of frames the file should hold, damaged ones included, by its own index. Decodes nothing."""
+    with _open(path) as (container, stream):
+        return _number_packets(path, container, stream)[1]
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Read a whole video and say what its header claims, what its index lists and what can be decoded."""
+    found = set()
+    height = width = 0
+    for index, frame in read_frames(path):
+        found.add(index)
+        height, width = frame.shape[:2]
+    with _open(path) as (container, stream):
+        count = max(_number_packets(path, container, stream)[1], max(found, default=-1) + 1)
+        return VideoInfo(
+            header_count=stream.frames or None,
+            count=count,
+            decoded_count=len(found),
+            missing=tuple(i for i in range(count) if i not in found),
+            fps=float(_rate(stream)),
+            width=width or stream.width,
+            height=height or stream.height,
+        )
+
+
+def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, codec: str = "MJPG") -> None:
+    """Write frames [H, W, 3] uint8 RGB as a video; the suffix of path chooses the container, codec the FourCC."""
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"{path}: a video needs at least one frame")
+    height, width = first.shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, (width, height))
+    if not writer.isOpened():
+        raise ValueError(f"{path}: OpenCV cannot write {codec} here (try MJPG or XVID in an .avi file)")
+    try:
+        for frame in chain([first], frames):
+            if frame.shape != first.shape or frame.dtype != np.uint8:
+                raise ValueError(f"{path}: expected frames {first.shape} uint8, got {frame.shape} {frame.dtype}")
+            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    finally:
+        writer.release()
+
+
+@contextmanager
+def _open(path: str | Path):
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such video file")
+    try:
+        container = av.open(str(path))
+    except (av.error.FFmpegError, OSError) as error:
+        raise ValueError(f"{path}: not a readable video ({error.strerror or error})") from None
+    with container:
+        if not container.streams.video:
+            raise ValueError(f"{path}: holds no video stream")
+        stream = container.streams.video[0]
+        # A JPEG with broken bytes comes out half grey and unmarked; asked to, its decoder refuses it instead. Codecs
+        # that predict from earlier frames mark patched frames themselves.
+        if stream.codec_context.name == "mjpeg":
+            stream.codec_context.options = {"err_detect": "explode"}
+        yield container, stream
+
+
+def _rate(stream):
+    return stream.average_rate or stream.guessed_rate or stream.base_rate or 25
+
+
+def _packets(path: str | Path, container, stream) -> Iterator:
+    """Packets with something in them: an empty one would tell the decoder that the video ends."""
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except (av.error.FFmpegError, OSError):
+        return  # the file breaks off here: what came before is good
+
+
+def _number_packets(path: str | Path, container, stream) -> tuple[Callable, int]:
+    """(packet -> number of its frame or None for debris, how many frames there should be)."""
+    with _open(path) as (again, same_stream):
+        packets = [(packet.pos, packet.pts) for packet in _packets(path, again, same_stream)]
+    if container.format.name == "avi":
+        rows = {entry.pos + AVI_CHUNK_HEADER: row for row, entry in enumerate(stream.index_entries)}
+        if sum(position in rows for position, _ in packets) > len(packets) / 2:  # not so where the index is lost
+            return lambda packet: rows.get(packet.pos), len(rows)
+    times = sorted({time for _, time in packets if time is not None})
+    if container.format.name == "avi" or not times or len(times) < len(packets):  # nothing but the order is known
+        counter = iter(range(len(packets)))
+        return lambda packet: next(counter), len(packets)
+    start = times[0] if stream.start_time is None else stream.start_time
+    grid = {time: round((time - start) * stream.time_base * _rate(stream)) for time in times}
+    steps = np.diff(list(grid.values()))
+    if grid[times[0]] < 0 or (len(steps) and (steps.min() < 1 or np.median(steps) > 1)):
+        grid = {time: rank for rank, time in enumerate(times)}  # the frame rate varies, or is a guess
+    return lambda packet: grid.get(packet.pts), max(grid.values()) + 1
+
+
+def _decode(path: str | Path) -> Iterator[tuple[int, np.ndarray]]:
+    with _open(path) as (container, stream):
+        number, _ = _number_packets(path, container, stream)
+        frames = _good_frames(path, container, stream, number)
+        if stream.codec_context.has_b_frames:
+            frames = _in_display_order(frames)
+        last = -1
+        for index, frame in frames:
+            if index <= last:
+                continue  # debris that claims a place already taken
+            last = index
+            image = frame.to_ndarray(format="rgb24")
+            yield index, np.ascontiguousarray(np.rot90(image, frame.rotation // 90)) if frame.rotation else image
+        if last < 0:
+            raise ValueError(f"{path}: not one frame can be decoded")
+
+
+def _good_frames(path: str | Path, container, stream, number: Callable) -> Iterator[tuple[int, av.VideoFrame]]:
+    for packet in chain(_packets(path, container, stream), [None]):  # None: give out what is still held back
+        if packet is not None:
+            packet.pts = packet.dts = number(packet)
+            if packet.pts is None:
+                continue
+        try:
+            for frame in stream.codec_context.decode(packet):
+                if not frame.is_corrupt and frame.pts is not None:
+                    yield frame.pts, frame
+        except av.error.FFmpegError:
+            continue
+
+
+def _in_display_order(frames: Iterator[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Give each frame the smallest number of those near it: frames come as they are shown, numbers as they are stored.
+
+    Changes nothing where numbers come from time stamps.
+    """
+    waiting, numbers = deque(), []
+    for index, frame in frames:
+        waiting.append(frame)
+        heapq.heappush(numbers, index)
+        if len(waiting) > REORDER_DEPTH:
+            yield heapq.heappop(numbers), waiting.popleft()
+    while waiting:
+        yield heapq.heappop(numbers), waiting.popleft()
+
+
+def _repeat_damaged(path: str | Path) -> Iterator[tuple[int, np.ndarray]]:
+    position, last = 0, None
+    for index, frame in _decode(path):
+        while position < index:
+            yield position, frame if last is None else last
+            position += 1
+        yield index, frame
+        position, last = index + 1, frame
+    for position in range(position, frame_count(path)):
+        yield position, last
