@@ -46,7 +46,8 @@ def read_frames(path: str | Path, damaged: str = "skip") -> Iterator[tuple[int, 
     """Yield (index, frame [H, W, 3] uint8 RGB) for every frame of a video, holding a few frames at a time.
 
     Frames that cannot be decoded, or that the decoder marks as patched up, are left out; reading goes on after them and
-    indices stay those of the file. Frames predicted from a lost one come as the decoder draws them, smears included. With damaged="repeat" their places are filled with the last good frame (the first
+    indices stay those of the file. Frames predicted from a lost one come as the decoder draws them, smears included.
+    With damaged="repeat" the places left out are filled with the last good frame (the first
     good one where there is none before). Raises ValueError if path is not a readable video.
     """
     if damaged not in ("skip", "repeat"):
@@ -206,5 +207,5 @@ def _repeat_damaged(path: str | Path) -> Iterator[tuple[int, np.ndarray]]:
             position += 1
         yield index, frame
         position, last = index + 1, frame
-    for position in range(position, frame_count(path)):
-        yield position, last
+    for missing in range(position, frame_count(path)):
+        yield missing, last
