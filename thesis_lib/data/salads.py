@@ -160,6 +160,7 @@ def read_annotation(path: str | Path) -> list[tuple[str, int, int]]:
     """Raw annotation -> (class, first tick, last tick) by start: phases of the 17 actions, without the phase.
 
     A name ending in _prep, _core or _post is a phase; the others are the three high-level activities, left out here.
+    Phases that start together (one hand full of cheese, lettuce and tomato) keep the order of the file.
     """
     found = []
     for number, line in enumerate(read_lines(path), 1):
@@ -167,8 +168,8 @@ def read_annotation(path: str | Path) -> list[tuple[str, int, int]]:
         if len(fields) != 3 or not (fields[0].isdecimal() and fields[1].isdecimal()) or int(fields[0]) > int(fields[1]):
             raise ValueError(f'{path}: entry {number}: expected "<start> <end> <activity>", got {line!r}')
         if PHASE.search(fields[2]):
-            found.append((int(fields[0]), int(fields[1]), PHASE.sub("", fields[2])))
-    return [(name, start, end) for start, end, name in sorted(found)]
+            found.append((PHASE.sub("", fields[2]), int(fields[0]), int(fields[1])))
+    return sorted(found, key=lambda phase: phase[1])
 
 
 def read_timestamps(path: str | Path) -> np.ndarray:
@@ -185,8 +186,8 @@ def read_timestamps(path: str | Path) -> np.ndarray:
 def frame_labels(annotation_path: str | Path, timestamps_path: str | Path) -> list[str]:
     """Raw annotation -> one class name a video frame, as in the public labels (ms-tcn issue 44).
 
-    Gaps belong to the action before them; before the first action is action_start, after the last action_end. A frame
-    shared by two actions belongs to the later one.
+    Gaps belong to the action before them; before the first action is action_start, after the last action_end. Of two
+    actions at the same time the later one counts, and of two that start together the one lower in the file.
     """
     annotation = read_annotation(annotation_path)
     ticks = read_timestamps(timestamps_path)
