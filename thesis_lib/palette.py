@@ -20,7 +20,7 @@ CLASSES = {
     "place_cheese_into_bowl": "#e2a70a",
     "cut_lettuce": "#aaec88",
     "place_lettuce_into_bowl": "#5b9b15",
-    "peel_cucumber": "#d0fbdf",
+    "peel_cucumber": "#d4ffd5",
     "cut_cucumber": "#46aebc",
     "place_cucumber_into_bowl": "#045b55",
     "add_salt": "#f4c2ff",
