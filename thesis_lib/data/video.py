@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 
 import av
+import av.video.reformatter
 import cv2
 import numpy as np
 
@@ -59,6 +60,12 @@ def frame_count(path: str | Path) -> int:
     """Number of frames the file should hold, damaged ones included, by its own index. Decodes nothing."""
     with _open(path) as (container, stream):
         return _number_packets(path, container, stream)[1]
+
+
+def frame_rate(path: str | Path) -> float:
+    """Frames per second by the file's header."""
+    with _open(path) as (_, stream):
+        return float(_rate(stream))
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -159,12 +166,13 @@ def _decode(path: str | Path) -> Iterator[tuple[int, np.ndarray]]:
         frames = _good_frames(path, container, stream, number)
         if stream.codec_context.has_b_frames:
             frames = _in_display_order(frames)
-        last = -1
+        last, converter = -1, av.video.reformatter.VideoReformatter()
         for index, frame in frames:
             if index <= last:
                 continue  # debris that claims a place already taken
             last = index
-            image = frame.to_ndarray(format="rgb24")
+            # One converter, one thread: frame.to_ndarray(format="rgb24") sets up a pool of threads for every frame.
+            image = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
             yield index, np.ascontiguousarray(np.rot90(image, frame.rotation // 90)) if frame.rotation else image
         if last < 0:
             raise ValueError(f"{path}: not one frame can be decoded")
