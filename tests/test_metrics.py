@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from thesis_lib import metrics
 
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
 GOLDEN = Path(__file__).parent / "golden"
 CASE = json.loads((GOLDEN / "metrics" / "case_a.json").read_text())
 ENDS = {"asformer": "asformer", "mstcn": "exclusive"}  # official code -> our segment_end
