@@ -1,7 +1,7 @@
 """Action segmentation with a video-text model: sliding windows over a video, a score per class for every second.
 
     class names --prompts, text tower--> class vectors [C, H]
-    features [T, D] --windows--> [W, size, D] --video tower--> tokens [W, size, H] --dot product, merge_windows--> [T, C]
+    features [T, D] --windows--> [W, size, D] --video tower--> tokens [W, size, H] --dot product, merge--> [T, C]
 
 The prediction is the argmax; there is no background class (thesis 2.7). With a trained token classifier in place of
 the class vectors the same path gives the fine-tuned model. Window 32 and stride 16 are those of VideoCLIP on COIN
@@ -37,7 +37,7 @@ def window_targets(labels, size=32, stride=16):
 
 
 def merge_windows(logits, length, size=32, stride=16):
-    """Logits [W, size, C] of a video's windows, padded at the end -> [length, C], the mean of the windows on a frame."""
+    """Logits [W, size, C] of windows, padded at the end -> [length, C], the mean of the windows at a frame."""
     logits = torch.as_tensor(logits)
     index, mask = _frames(length, size, stride, logits.device)
     if logits.ndim != 3 or logits.shape[:2] != mask.shape:
