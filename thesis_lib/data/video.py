@@ -145,8 +145,8 @@ def _number_packets(path: str | Path, container, stream) -> tuple[Callable, int]
     with _open(path) as (again, same_stream):
         packets = [(packet.pos, packet.pts) for packet in _packets(path, again, same_stream)]
     if container.format.name == "avi":
-        rows = {entry.pos + AVI_CHUNK_HEADER: row for row, entry in enumerate(stream.index_entries)}
-        if sum(position in rows for position, _ in packets) > len(packets) / 2:  # not so where the index is lost
+        rows = _rows_of_index(stream, np.array([position for position, _ in packets]))
+        if rows:
             return lambda packet: rows.get(packet.pos), len(rows)
     times = sorted({time for _, time in packets if time is not None})
     if container.format.name == "avi" or not times or len(times) < len(packets):  # nothing but the order is known
@@ -158,6 +158,19 @@ def _number_packets(path: str | Path, container, stream) -> tuple[Callable, int]
     if grid[times[0]] < 0 or (len(steps) and (steps.min() < 1 or np.median(steps) > 1)):
         grid = {time: rank for rank, time in enumerate(times)}  # the frame rate varies, or is a guess
     return lambda packet: grid.get(packet.pts), max(grid.values()) + 1
+
+
+def _rows_of_index(stream, positions: np.ndarray) -> dict[int, int]:
+    """Byte position of a packet -> its row in the index of an AVI; nothing if the index is lost.
+
+    FFmpeg moves the whole index where the first chunk it meets is not the first one listed (avidec.c, avi_read_idx1),
+    as after damage at the start: then the first packet must be that of a later row.
+    """
+    listed = np.array([entry.pos for entry in stream.index_entries])
+    for shift in (AVI_CHUNK_HEADER, *(positions[:1] - listed)):
+        if np.isin(positions, listed + shift).sum() > len(positions) / 2:
+            return {int(position): row for row, position in enumerate(listed + shift)}
+    return {}
 
 
 def _decode(path: str | Path) -> Iterator[tuple[int, np.ndarray]]:

@@ -1,0 +1,176 @@
+"""Extraction against plain re-computation: each window cut by hand from all frames at once."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from thesis_lib import extraction
+from thesis_lib.data.video import frame_count, read_frames, write_video
+
+
+class Probe(nn.Module):
+    """A network that tells what it was shown: weighted sums that depend on time, place and channel."""
+
+    def __init__(self, dim=5):
+        super().__init__()
+        self.dim = dim
+        self.dropout = nn.Dropout(0.9)  # shows if eval mode is forgotten
+
+    def forward(self, clip):
+        clip = F.adaptive_avg_pool3d(clip, (clip.shape[2], 4, 4)).flatten(1)
+        weights = torch.cos(torch.arange(clip.shape[1] * self.dim, dtype=clip.dtype) * 0.7)
+        return self.dropout(clip @ weights.reshape(-1, self.dim) / 10)
+
+    encode_video = forward
+
+    def mixed_5c(self, clip):
+        return torch.cat([self(clip), self(clip)], dim=1)
+
+
+def pictures(count, height=16, width=20, seed=0):
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 255, (count, 4, 4, 3)).astype(np.uint8)
+    return [np.kron(block, np.ones((height // 4, width // 4, 1), dtype=np.uint8)) for block in blocks]
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "rgb-01-1.avi"
+    write_video(path, pictures(45), fps=8)
+    return path
+
+
+def break_chunk(path, first, last):
+    """Overwrite frames first..last of an AVI, chunk headers included."""
+    data = bytearray(path.read_bytes())
+    count = frame_count(path)
+    starts = [match.start() for match in re.finditer(b"00dc", data)][-2 * count : -count]  # the index comes last
+    data[starts[first] : starts[last + 1]] = b"\xaa" * (starts[last + 1] - starts[first])
+    path.write_bytes(bytes(data))
+
+
+def by_hand(path, window, mean=0.45, std=0.225, flip=False):
+    frames = torch.from_numpy(np.stack([frame for _, frame in read_frames(path)])).permute(3, 0, 1, 2) / 255
+    frames = (frames.flip(0) if flip else frames).sub(mean).div(std)
+    half = window // 2
+    padded = F.pad(frames, (0, 0, 0, 0, half, window - 1 - half))
+    return torch.cat([Probe().eval()(padded[None, :, t : t + window]) for t in range(frames.shape[1])]).T.numpy()
+
+
+@pytest.mark.parametrize("window, batch", [(21, 32), (21, 7), (5, 2), (1, 4), (61, 8), (4, 45), (21, 1)])
+def test_i3d_windows_are_centred_and_padded_with_zeros(video, window, batch):
+    got = extraction.i3d_features(Probe(), video, window=window, batch=batch)
+    assert got.shape == (5, 45) and got.dtype == np.float32
+    np.testing.assert_allclose(got, by_hand(video, window), atol=2e-5)
+
+
+def test_i3d_colours_and_normalisation_are_switches(video):
+    got = extraction.i3d_features(Probe(), video, window=3, color="bgr", mean=0.5, std=0.5)
+    np.testing.assert_allclose(got, by_hand(video, 3, 0.5, 0.5, flip=True), atol=2e-5)
+    with pytest.raises(ValueError, match="bgr"):
+        extraction.i3d_features(Probe(), video, color="grb")
+
+
+def test_i3d_repeats_the_last_good_vector_at_damaged_frames(video):
+    break_chunk(video, 20, 24)
+    good = [index for index, _ in read_frames(video)]
+    assert good == [*range(20), *range(25, 45)]
+    got = extraction.i3d_features(Probe(), video, window=7, batch=6)
+    decoded = by_hand(video, 7)
+    assert got.shape == (5, 45)
+    np.testing.assert_allclose(got[:, good], decoded, atol=2e-5)
+    np.testing.assert_array_equal(got[:, 20:25], np.repeat(got[:, 19:20], 5, axis=1))
+
+
+def test_i3d_takes_the_first_good_vector_before_it(video):
+    break_chunk(video, 0, 2)
+    got = extraction.i3d_features(Probe(), video, window=3)
+    assert got.shape == (5, 45)
+    np.testing.assert_array_equal(got[:, :3], np.repeat(got[:, 3:4], 3, axis=1))
+
+
+def test_s3d_gives_a_vector_a_second_and_fills_the_last_with_black(video):
+    got = extraction.s3d_features(Probe(), video, frames_per_clip=8, batch=2)
+    frames = torch.from_numpy(np.stack([frame for _, frame in read_frames(video)])).permute(3, 0, 1, 2) / 255
+    clips = F.pad(frames, (0, 0, 0, 0, 0, 3)).unflatten(1, (6, 8)).transpose(0, 1)
+    assert got.shape == (6, 5)
+    np.testing.assert_allclose(got, Probe().eval()(clips).numpy(), atol=2e-5)
+    unit = extraction.s3d_features(Probe(), video, frames_per_clip=8, normalise=True)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)
+    assert extraction.s3d_features(Probe(), video, frames_per_clip=8, output="mixed_5c").shape == (6, 10)
+    with pytest.raises(ValueError, match="mixed_5c"):
+        extraction.s3d_features(Probe(), video, output="mixed_4f")
+
+
+def test_s3d_keeps_seconds_through_damage(video):
+    whole = extraction.s3d_features(Probe(), video, frames_per_clip=8)
+    break_chunk(video, 17, 18)
+    broken = extraction.s3d_features(Probe(), video, frames_per_clip=8)
+    changed = np.abs(whole - broken).max(axis=1) > 1e-6
+    assert changed.tolist() == [False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize("fps, rate", [(8, 8), (30, 30), (25, 30), (30, 8), (29.97, 30), (60, 30), (12.5, 5)])
+def test_resampling_follows_the_fps_filter_of_ffmpeg(fps, rate):
+    """Brute force: frame i begins at round(i * rate / fps); a time shows the last frame that has begun."""
+    count = 200
+    begins = np.floor(np.arange(count) * rate / fps + 0.5)
+    expected = [int(np.flatnonzero(begins <= k)[-1]) for k in range(int(begins[-1]))]
+    got = list(extraction.resample(((i, i) for i in range(count)), fps, rate))
+    assert abs(len(got) - count * rate / fps) <= 1
+    assert got[: len(expected)] == expected
+
+
+@pytest.mark.parametrize(
+    "shape, size, expected",
+    [((48, 48), 256, (48, 48)), ((480, 640), 256, (256, 256)), ((640, 480), 224, (224, 224)),
+     ((256, 340), 256, (256, 256)), ((100, 300), 256, (100, 256)), ((5, 7), None, (5, 7))],
+)  # fmt: skip
+def test_prepare_scales_only_what_is_larger(shape, size, expected):
+    frames = torch.randint(0, 255, (2, *shape, 3), dtype=torch.uint8)
+    assert extraction.prepare(frames, size).shape == (2, 3, *expected)
+
+
+def test_prepare_cuts_the_centre_and_keeps_values():
+    frames = torch.zeros(1, 6, 10, 3, dtype=torch.uint8)
+    frames[:, :, 2:8] = 255
+    assert extraction.prepare(frames, 6).min() == 1.0
+
+
+def test_a_folder_is_extracted_once_and_resumed(tmp_path, video):
+    second, broken = tmp_path / "b.avi", tmp_path / "c.avi"
+    write_video(second, pictures(9, seed=1), fps=8)
+    broken.write_text("no video")
+    calls, lines = [], []
+
+    def extractor(path):
+        calls.append(path.stem)
+        return extraction.i3d_features(Probe(), path, window=3)
+
+    folder = tmp_path / "features"
+    with pytest.raises(ValueError, match=r"1 of 3 videos cannot be read: c\.avi"):
+        extraction.extract_folder(folder, extractor=extractor, videos=[broken, video, second], log=lines.append)
+    assert sorted(path.name for path in folder.iterdir()) == ["b.npy", "rgb-01-1.npy"]
+    assert np.load(folder / "b.npy").shape == (5, 9)
+    (folder / "b.npy").unlink()
+    calls.clear()
+    left = extraction.extract_folder(
+        folder, extractor=extractor, videos=[video, second, broken], skip_unreadable=True, log=lines.append
+    )
+    assert calls == ["b", "c"] and left == [broken]
+    assert any("min left" in line for line in lines)
+
+
+def test_a_break_while_writing_leaves_no_file_of_that_name(tmp_path, monkeypatch):
+    def half(file, array):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        extraction.save_array(tmp_path / "x.npy", np.ones(3))
+    assert not (tmp_path / "x.npy").exists()
