@@ -89,12 +89,17 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, codec: str = "MJPG") -> None:
-    """Write frames [H, W, 3] uint8 RGB as a video; the suffix of path chooses the container, codec the FourCC."""
+    """Write frames [H, W, 3] uint8 RGB as a video; the suffix of path chooses the container, codec the FourCC.
+
+    Height and width must be even: OpenCV drops an odd row or column without a word.
+    """
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
         raise ValueError(f"{path}: a video needs at least one frame")
     height, width = first.shape[:2]
+    if height % 2 or width % 2:
+        raise ValueError(f"{path}: height and width must be even, got {height} x {width}")
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, (width, height))
     if not writer.isOpened():
         raise ValueError(f"{path}: OpenCV cannot write {codec} here (try MJPG or XVID in an .avi file)")
@@ -119,8 +124,8 @@ def _open(path: str | Path):
         if not container.streams.video:
             raise ValueError(f"{path}: holds no video stream")
         stream = container.streams.video[0]
-        # A JPEG with broken bytes comes out half grey and unmarked; asked to, its decoder refuses it instead. Codecs
-        # that predict from earlier frames mark patched frames themselves.
+        # A JPEG with broken bytes comes out half grey and unmarked; asked to, its decoder refuses it instead, if it
+        # notices. Codecs that predict from earlier frames mark patched frames themselves.
         if stream.codec_context.name == "mjpeg":
             stream.codec_context.options = {"err_detect": "explode"}
         yield container, stream
@@ -130,7 +135,7 @@ def _rate(stream):
     return stream.average_rate or stream.guessed_rate or stream.base_rate or 25
 
 
-def _packets(path: str | Path, container, stream) -> Iterator:
+def _packets(container, stream) -> Iterator:
     """Packets with something in them: an empty one would tell the decoder that the video ends."""
     try:
         for packet in container.demux(stream):
@@ -143,7 +148,7 @@ def _packets(path: str | Path, container, stream) -> Iterator:
 def _number_packets(path: str | Path, container, stream) -> tuple[Callable, int]:
     """(packet -> number of its frame or None for debris, how many frames there should be)."""
     with _open(path) as (again, same_stream):
-        packets = [(packet.pos, packet.pts) for packet in _packets(path, again, same_stream)]
+        packets = [(packet.pos, packet.pts) for packet in _packets(again, same_stream)]
     if container.format.name == "avi":
         rows = _rows_of_index(stream, np.array([position for position, _ in packets]))
         if rows:
@@ -176,7 +181,7 @@ def _rows_of_index(stream, positions: np.ndarray) -> dict[int, int]:
 def _decode(path: str | Path) -> Iterator[tuple[int, np.ndarray]]:
     with _open(path) as (container, stream):
         number, _ = _number_packets(path, container, stream)
-        frames = _good_frames(path, container, stream, number)
+        frames = _good_frames(container, stream, number)
         if stream.codec_context.has_b_frames:
             frames = _in_display_order(frames)
         last, converter = -1, av.video.reformatter.VideoReformatter()
@@ -191,8 +196,8 @@ def _decode(path: str | Path) -> Iterator[tuple[int, np.ndarray]]:
             raise ValueError(f"{path}: not one frame can be decoded")
 
 
-def _good_frames(path: str | Path, container, stream, number: Callable) -> Iterator[tuple[int, av.VideoFrame]]:
-    for packet in chain(_packets(path, container, stream), [None]):  # None: give out what is still held back
+def _good_frames(container, stream, number: Callable) -> Iterator[tuple[int, av.VideoFrame]]:
+    for packet in chain(_packets(container, stream), [None]):  # None: give out what is still held back
         if packet is not None:
             packet.pts = packet.dts = number(packet)
             if packet.pts is None:
