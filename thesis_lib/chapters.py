@@ -22,7 +22,7 @@ class Block:
     """One thing on the page.
 
     kind and text: markdown · code · text (shown) · log (folded) · table (HTML) · figure (SVG) · picture (PNG, base64) ·
-    failure (last line of the traceback). number, name, caption: of figures and tables shown by `results.Report`.
+    failure (the error in one line). number, name, caption: of figures and tables shown by `results.Report`.
     """
 
     kind: str
@@ -71,7 +71,7 @@ def read(notebook: str, executed: Path, sources: Path) -> Chapter:
     except Exception as error:  # nbformat raises many kinds; each means the same to a reader
         raise ValueError(f"{path}: not a notebook ({str(error).splitlines()[0]}); run it again") from None
     chapter = Chapter(notebook, state, _title(content, notebook))
-    about = content.metadata.get("papermill", {})
+    about = content.metadata.get("papermill", {}) if runs else {}
     chapter.started, chapter.seconds = (about.get("start_time") or "")[:19], about.get("duration")
     chapter.parameters, chapter.changed = _parameters(content, about.get("parameters") or {})
     if runs:
@@ -92,13 +92,16 @@ def _fill(chapter: Chapter, content) -> None:
                 Block("markdown", _without_title(cell.source) if len(chapter.blocks) < 2 else cell.source)
             )
         elif cell.cell_type == "code":
-            chapter.blocks.append(Block("code", cell.source.rstrip()))
+            if chapter.blocks and chapter.blocks[-1].kind == "code":  # cells that show nothing share a fold
+                chapter.blocks[-1].text += "\n\n" + cell.source.rstrip()
+            else:
+                chapter.blocks.append(Block("code", cell.source.rstrip()))
             chapter.blocks += _outputs(cell.outputs)
             error = next((output for output in cell.outputs if output.output_type == "error"), None)
             if error is not None:
                 chapter.state, chapter.section = "failed", section
-                line = f"{error.ename}: {error.evalue}".strip().splitlines()
-                chapter.blocks.append(Block("failure", ANSI.sub("", line[-1]), source=cell.source.rstrip()))
+                line = ANSI.sub("", f"{error.ename}: {error.evalue}").splitlines()[0].rstrip(": ")
+                chapter.blocks.append(Block("failure", line, source=cell.source.rstrip()))
                 return  # what stands below did not run
 
 

@@ -113,19 +113,19 @@ def timelines(rows, names, seconds_per_label=1.0, errors=None, legend=True, widt
     return figure
 
 
-def _matrix(ax, shares, names, title, numbers=True):
+def _matrix(ax, shares, names, title, size=7):
     """Shares [C, C] as a heat map, cells from 5 per cent on with their number; rows without a case stay grey."""
     ax.imshow(np.full((*shares.shape, 3), 0.95), interpolation="nearest")
     image = ax.imshow(np.ma.masked_invalid(shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     ticks = np.arange(len(names))
-    ax.set_xticks(ticks, plain(names), rotation=90, fontsize=7)
-    ax.set_yticks(ticks, plain(names), fontsize=7)
+    ax.set_xticks(ticks, plain(names), rotation=90, fontsize=size)
+    ax.set_yticks(ticks, plain(names), fontsize=size)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    for row, column in np.argwhere(np.nan_to_num(shares) >= 0.05) if numbers else []:
+    for row, column in np.argwhere(np.nan_to_num(shares) >= 0.05):
         share = shares[row, column]
         text = f"{100 * share:.0f}"
-        ax.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if share > 0.55 else INK)
+        ax.text(column, row, text, ha="center", va="center", fontsize=size - 1, color="white" if share > 0.55 else INK)
     ax.set_title(title)
     return image
 
@@ -148,7 +148,7 @@ def confusion(matrix, names) -> Figure:
         1, len(matrices), width=PAGE_WIDTH + 1 if wide else TEXT_WIDTH, height=6.1 if wide else 6.4, sharey=True
     )
     for ax, (title, counts) in zip(axes[0], matrices.items(), strict=True):
-        _matrix(ax, _rows_to_shares(counts), names, title)
+        _matrix(ax, _rows_to_shares(counts), names, title, size=8.5 if wide else 7)
         ax.set_xlabel("predicted")
     axes[0, 0].set_ylabel("true")
     return figure

@@ -7,6 +7,8 @@ import nbformat
 import pypandoc
 from bs4 import BeautifulSoup
 
+LONG_CELL = 40  # characters: a table with a longer cell wraps in the PDF, another one shrinks
+
 
 def parse(texts: list[str]) -> list[list[dict]]:
     """Markdown texts as pandoc blocks, each text for itself, read as cells of one notebook."""
@@ -56,7 +58,11 @@ def typst_table(soup: BeautifulSoup) -> str:
         head = [cell for row, cells in rows for cell in cells if row.find_parent("thead")]
         rest = [cell for row, cells in rows for cell in cells if not row.find_parent("thead")]
         texts = [f"table.header({', '.join(map(_typst_cell, head))})"] if head else []
-        calls.append(f"#fitted-table({width}, ({', '.join(align)},), {', '.join([*texts, *map(_typst_cell, rest)])})")
+        longest = max((len(cell.get_text()) for cell in [*head, *rest]), default=0)
+        wraps = "true" if longest > LONG_CELL else "false"
+        calls.append(
+            f"#fitted-table({wraps}, {width}, ({', '.join(align)},), {', '.join([*texts, *map(_typst_cell, rest)])})"
+        )
     return "\n".join(calls)
 
 
@@ -76,8 +82,9 @@ def _typst_inline(node) -> str:
 
 
 def _is_number(cell) -> bool:
-    number = r"\s*[-+−]?[\d.,]+(e[-+]?\d+)?%?(\s*±.*)?\s*"
-    return "right" in cell.get("style", "") or bool(re.fullmatch(number, cell.get_text()))
+    if "text-align" in cell.get("style", ""):
+        return "right" in cell["style"]
+    return bool(re.fullmatch(r"\s*[-+−]?[\d.,]+(e[-+]?\d+)?%?(\s*±.*)?\s*", cell.get_text()))
 
 
 def quoted(text: str) -> str:

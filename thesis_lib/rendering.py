@@ -16,6 +16,8 @@ import pypandoc
 from thesis_lib.chapters import Block, Chapter
 from thesis_lib.markup import clean, parse, plain, quoted, typst_table
 
+SUMMARY = "8"  # opens the report, so that its own number would only puzzle
+LONG_TABLE = 30  # rows: a longer one may go on over the page
 WIDE = 560  # points: an SVG wider than this may leave the text column
 IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
@@ -55,7 +57,8 @@ class Document:
         """Title, state, and everything the notebook shows."""
         self.raw(f'<section class="chapter {chapter.state.replace(" ", "-")}">')
         title = _plain_inlines(self.parsed[id(chapter)])
-        self.heading(1, self.anchor(chapter), [_str(chapter.number), {"t": "Space"}, *title])
+        number = [] if chapter.number == SUMMARY else [_str(chapter.number), {"t": "Space"}]
+        self.heading(1, self.anchor(chapter), [*number, *title])
         name = f"{chapter.notebook}{'.failed' if chapter.state == 'failed' else ''}.ipynb"
         if chapter.state == "not run":
             text = f"{chapter.notebook} was not run: its numbers, figures and tables are missing from this report."
@@ -111,7 +114,9 @@ class Document:
         soup, title = clean(block.text), f"Table {block.number}"
         reference = self._reference(block)
         self.raw(f'<figure class="table" id="{reference}"><figcaption><b>{title}.</b> ')
-        self.raw("", f"#captioned-table({quoted(reference)}, {quoted(title)}, [{typst_table(soup)}], [")
+        breaks = "true" if len(soup("tr")) > LONG_TABLE else "false"
+        start = f"#captioned-table({quoted(reference)}, {quoted(title)}, {breaks}"
+        self.raw(typst_text=f"{start}, [{typst_table(soup)}], [")
         self.blocks.append({"t": "Plain", "c": self._caption(block, chapter)})
         self.raw(f'{_origin(chapter)}</figcaption><div class="scroll" tabindex="0">{soup}</div></figure>', "])")
 

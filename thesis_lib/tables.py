@@ -144,6 +144,7 @@ def to_html(frame: pd.DataFrame, formats: dict[str, str] | None = None, index: b
         line = ""
         for a, text, mark in zip(align, row, marks, strict=True):
             kind = ' class="missing"' if text == NOT_RUN else ""
+            text = re.sub(r"^-(?=[\d.])", "−", text)
             text = f"<strong>{html.escape(text)}</strong>" if mark else html.escape(text)
             line += f'<td{kind} style="text-align: {a}">{text}</td>'
         kind = ' class="mean"' if row[0].startswith("mean") else ""
