@@ -164,7 +164,7 @@ def test_real_videos_are_scored_in_a_blink():
     a, b = (np.repeat(rng.integers(0, 19, 60), 200) for _ in range(2))
     begin = time.process_time()
     metrics.levenshtein(a, b)
-    assert time.process_time() - begin < 2.0  # 0.1 s where this was written
+    assert time.process_time() - begin < 2.0  # 0.3 s where this was written
 
 
 @pytest.mark.parametrize(

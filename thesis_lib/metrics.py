@@ -65,7 +65,7 @@ def levenshtein(a, b):
     """Least number of insertions, deletions and substitutions that turn label sequence a into b.
 
     The bit-parallel algorithm of Myers (1999) in the form of Hyyro (2003): a whole column of the usual table is held as
-    the bits of two integers (where it rises, where it falls). 12,000 against 12,000 frames take about 0.1 s.
+    the bits of two integers (where it rises, where it falls). 12,000 against 12,000 frames take about 0.3 s.
     """
     a, b = as_labels(a), as_labels(b)
     if len(a) == 0 or len(b) == 0:
