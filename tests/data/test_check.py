@@ -1,0 +1,217 @@
+"""The data check on a whole folder, on folders broken in one way each, and on the real labels."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from thesis_lib.data.check import check, main
+from thesis_lib.data.video import write_video
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "50salads"
+USERS = [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, *range(13, 28)]
+SESSIONS = [f"{user:02d}-{salad}" for user in USERS for salad in (1, 2)]
+NAMES = [f"rgb-{session}" for session in SESSIONS]
+FRAMES, SURPLUS = 20, 3
+
+
+def lines(items):
+    return "".join(f"{item}\n" for item in items)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """50 tiny salads with features and labels, nothing odd; two with videos, annotations and timestamps."""
+    for folder in ("features", "groundTruth", "splits", "videos", "annotations", "timestamps"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "mapping.txt").write_text("0 cut_tomato\n1 action_start\n2 action_end\n")
+    labels = ["action_start"] * 4 + ["cut_tomato"] * 10 + ["action_end"] * 6
+    for name in NAMES:
+        (tmp_path / "groundTruth" / f"{name}.txt").write_text(lines(labels))
+        np.save(tmp_path / "features" / f"{name}.npy", np.ones((6, FRAMES + SURPLUS), np.float32))
+    for split in range(1, 6):
+        test = NAMES[10 * (split - 1) : 10 * split]
+        write_bundle(tmp_path, "test", split, test)
+        write_bundle(tmp_path, "train", split, [name for name in NAMES if name not in test])
+    for name in NAMES[:2]:
+        frames = np.random.default_rng(0).integers(0, 255, (FRAMES + SURPLUS, 32, 32, 3), dtype=np.uint8)
+        write_video(tmp_path / "videos" / f"{name}.avi", frames, fps=8)
+        (tmp_path / "annotations" / f"{name[4:]}-activityAnnotation.txt").write_text("104 113 cut_tomato_core\n")
+        (tmp_path / "timestamps" / f"timestamps-{name[4:]}.txt").write_text(lines(range(100, 100 + FRAMES + SURPLUS)))
+    return tmp_path
+
+
+def write_bundle(root, part, split, names):
+    (root / "splits" / f"{part}.split{split}.bundle").write_text(lines(f"{name}.txt" for name in names))
+
+
+def said(findings, *levels):
+    return [str(finding) for level in levels for finding in findings.of(level)]
+
+
+def test_a_whole_folder_is_usable_and_nothing_is_odd(root, capsys):
+    findings = check(root)
+    assert said(findings, "unusable", "odd") == []
+    assert said(findings, "missing") == ["missing  no video for: rgb-02-1, rgb-02-2, rgb-03-1 and 45 more"]
+    assert main(root) == 0
+    printed = capsys.readouterr().out
+    for part in (
+        "50 videos, 1,000 frames",
+        "3 classes",
+        "5 splits",
+        "3 vectors more than labels in 50 of 50",
+        "Usable",
+    ):
+        assert part in printed
+
+
+def test_videos_alone_or_features_alone_will_do(root):
+    for path in (root / "videos").iterdir():
+        path.unlink()
+    assert check(root).usable
+    for path in (root / "features").iterdir():
+        path.unlink()
+    findings = check(root)
+    assert not findings.usable and any("labels alone" in line for line in said(findings, "unusable"))
+    assert "zenodo" in str(findings) and "dundee" in str(findings)
+
+
+def save(root, name, array):
+    np.save(root / "features" / f"{name}.npy", array)
+
+
+def append(path, text):
+    path.write_text(path.read_text() + text)
+
+
+NAME = "rgb-07-1"
+UNUSABLE = {
+    "no mapping": (lambda r: (r / "mapping.txt").unlink(), "missing"),
+    "broken mapping": (lambda r: (r / "mapping.txt").write_text("cut\n"), "expected lines"),
+    "unknown class": (
+        lambda r: append(r / "groundTruth" / f"{NAME}.txt", "cut_tomatoe\n"),
+        "did you mean 'cut_tomato'",
+    ),
+    "no labels": (lambda r: [p.unlink() for p in (r / "groundTruth").iterdir()], "missing or empty"),
+    "empty labels": (lambda r: (r / "groundTruth" / f"{NAME}.txt").write_text(""), f"no labels: {NAME}"),
+    "one without labels": (lambda r: (r / "groundTruth" / f"{NAME}.txt").unlink(), f"without groundTruth: {NAME}"),
+    "no splits": (lambda r: [p.unlink() for p in (r / "splits").iterdir()], "missing or empty"),
+    "half a split": (lambda r: (r / "splits" / "test.split3.bundle").unlink(), "test.split3.bundle is missing"),
+    "a whole split": (
+        lambda r: [p.unlink() for p in (r / "splits").glob("*3.bundle")],
+        "train.split3.bundle is missing",
+    ),
+    "trained on test": (lambda r: append(r / "splits" / "train.split1.bundle", "rgb-01-1.txt\n"), "split 1.*rgb-01-1"),
+    "short features": (lambda r: save(r, NAME, np.ones((6, 19))), f"19 feature vectors for 20 labels: {NAME}"),
+    "turned features": (lambda r: save(r, NAME, np.ones((23, 6))), "transpose"),
+    "NaN": (lambda r: save(r, NAME, np.full((6, 23), np.nan)), f"not finite: {NAME}"),
+    "other width": (lambda r: save(r, NAME, np.ones((7, 23))), f"several widths: {NAME}"),
+    "no array": (lambda r: (r / "features" / f"{NAME}.npy").write_text("<html>"), r"not a \.npy"),
+    "no features, no video": (lambda r: (r / "features" / f"{NAME}.npy").unlink(), f"neither.*1 videos: {NAME}"),
+    "no video": (lambda r: (r / "videos" / "rgb-01-1.avi").write_text("<html>"), "not a readable video"),
+}
+ODD = {
+    "no newline": (
+        lambda r: (r / "splits" / "test.split1.bundle").write_text(lines(NAMES[:10]).rstrip()),
+        "no newline at the end.*test.split1",
+    ),
+    "CRLF": (
+        lambda r: (r / "mapping.txt").write_bytes((r / "mapping.txt").read_bytes().replace(b"\n", b"\r\n")),
+        "CRLF line ends: mapping.txt",
+    ),
+    "header": (
+        lambda r: (r / "splits" / "test.split1.bundle").write_text("#bundle\n" + lines(NAMES[:10])),
+        "'#' lines: test.split1",
+    ),
+    "unused class": (lambda r: append(r / "mapping.txt", "3 add_oil\n"), "no frame has: add_oil"),
+    "negative": (lambda r: save(r, NAME, -np.ones((6, 23))), f"negative.*{NAME}"),
+    "other surplus": (lambda r: save(r, NAME, np.ones((6, 27))), f"7 vectors more than labels: {NAME}"),
+    "twice": (lambda r: append(r / "splits" / "test.split1.bundle", "rgb-01-1.txt\n"), "names a video twice: rgb-01-1"),
+    "39 videos": (lambda r: write_bundle(r, "train", 1, NAMES[10:49]), "39 / 10 videos.*split 1"),
+    "user on both sides": (
+        lambda r: (write_bundle(r, "train", 1, NAMES[9:49]), write_bundle(r, "test", 1, NAMES[:9])),
+        "users in train and test: 05",
+    ),
+    "tested twice": (
+        lambda r: (write_bundle(r, "test", 1, NAMES[1:11]), write_bundle(r, "train", 1, NAMES[:1] + NAMES[11:])),
+        "more than one split: rgb-06-1",
+    ),
+    "annotation": (
+        lambda r: (r / "annotations" / "01-1-activityAnnotation.txt").write_text("110 113 cut_tomato_core\n"),
+        "agree on 70%.*rgb-01-1",
+    ),
+    "broken annotation": (
+        lambda r: (r / "annotations" / "01-1-activityAnnotation.txt").write_text("no\n"),
+        "expected.*got 'no': 01-1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_unusable(root, case, capsys):
+    breakage, says = UNUSABLE[case]
+    breakage(root)
+    findings = check(root)
+    assert any(re.search(says, line) for line in said(findings, "unusable")), str(findings)
+    assert main(root) == 1 and "NOT USABLE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_but_usable(root, case):
+    breakage, says = ODD[case]
+    breakage(root)
+    findings = check(root)
+    assert any(re.search(says, line) for line in said(findings, "odd")), str(findings)
+    assert findings.usable
+
+
+def test_users_that_do_not_exist(root):
+    (root / "groundTruth" / "rgb-08-1.txt").write_text("cut_tomato\n")
+    odd = said(check(root, decode=False), "odd")
+    assert any("08 and 12 do not exist" in line and "rgb-08-1" in line for line in odd)
+    assert any("51 videos" in line for line in odd) and any("in no split: rgb-08-1" in line for line in odd)
+
+
+def test_damaged_frames_are_counted_only_when_decoded(root):
+    path = root / "videos" / "rgb-01-1.avi"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4000] = b"\xaa" * 4000
+    path.write_bytes(bytes(data))
+    assert any("frames damaged" in line and "rgb-01-1" in line for line in said(check(root), "odd"))
+    assert not any("damaged" in line for line in said(check(root, decode=False), "odd"))
+
+
+def test_raw_files_may_lie_beside_each_other(root):
+    for folder in ("videos", "annotations", "timestamps"):
+        for path in (root / folder).iterdir():
+            path.rename(root / path.name)
+    findings = check(root)
+    assert said(findings, "odd", "unusable") == []
+    assert any(finding.part == "./" and "2 videos" in finding.message for finding in findings.found)
+
+
+def test_ones_own_videos_need_no_users(root):
+    for folder in ("features", "groundTruth"):
+        for path in (root / folder).iterdir():
+            if path.stem not in NAMES[:4]:
+                path.unlink()
+            else:
+                path.rename(path.with_stem(f"kitchen{NAMES.index(path.stem)}"))
+    for path in (root / "splits").iterdir():
+        path.unlink()
+    write_bundle(root, "train", 1, ["kitchen0", "kitchen1", "kitchen2"])
+    write_bundle(root, "test", 1, ["kitchen3"])
+    assert said(check(root), "odd", "unusable") == []
+
+
+def test_no_folder(tmp_path, capsys):
+    assert main(tmp_path / "nowhere") == 1 and "no such folder" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/50salads")
+def test_real_labels_are_in_order_but_not_enough(capsys):
+    findings = check(SHARED)
+    assert [finding.part for finding in findings.of("unusable")] == ["features/ or videos"]
+    assert [finding.part for finding in findings.of("odd")] == ["activityAnnotations/"]  # CRLF
+    assert "577,595 frames" in str(findings)
