@@ -1,0 +1,222 @@
+"""Fine-tuning of VideoCLIP for action segmentation on one split: a class for every second of windows of 32.
+
+head="classifier" is what the thesis's code does (fairseq examples/MMPT, MMFusionSeparateActionSegmentation with cross
+entropy over a fresh linear layer, text tower unused); head="text" is what its text says (dot product with the vectors
+of the class names). One video a step, its windows as a batch, Adam, warm-up and linear decay, clipped at 2.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from thesis_lib import metrics, segmentation
+from thesis_lib.data import salads
+from thesis_lib.data.text import Vocabulary
+from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
+from thesis_lib.training import loop, videoclip
+from thesis_lib.training.predictions import save_predictions
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video a second at a time: features [S, D], labels [S]."""
+
+    name: str
+    features: torch.Tensor
+    labels: torch.Tensor
+
+
+def train(
+    folder: Path,
+    *,
+    pretrained: Path | str,
+    features: Path,
+    root: Path,
+    vocab: Path,
+    split: int,
+    fps: float,
+    num_videos: int = 0,
+    head: str = "classifier",
+    freeze_text: bool = False,
+    num_epochs: int = 8,
+    lr: float = 1e-3,
+    warmup: int = 20,
+    clip_norm: float = 2.0,
+    window: int = 32,
+    stride_train: int = 8,
+    stride_test: int = 16,
+    prompts: str = "readable",
+    attend_cls: bool = False,
+    seconds_rule: str = "middle",
+    evaluate_every: int = 1,
+    width: int = 64,
+    video_layers: int = 2,
+    text_layers: int = 2,
+    heads: int = 4,
+    dropout: float = 0.1,
+    seed: int = 0,
+    precision: str = "fp32",
+    device: str = "auto",
+    name: str = "",
+) -> None:
+    """Writes weights.pt, config.json, history.csv and predictions.npz (a row for every evaluated epoch) into `folder`.
+
+    pretrained: a folder of training.videoclip, an official checkpoint file, or "" for random weights of the size that
+        width, video_layers, text_layers, heads and dropout give; with weights the size is theirs.
+    features: folder of <video>.npy [seconds, D]; root: labels at `fps` and splits in MS-TCN layout.
+    num_videos: 0 = all training videos, else the first so many of a permutation that depends on the seed alone, so
+        that fewer videos are a part of more.
+    freeze_text: with head="text", class vectors stay those of the pretrained text tower.
+    attend_cls, seconds_rule: see VideoCLIP and metrics.to_seconds; the defaults are the official code's and ours.
+    history.csv: epoch, loss and lr of training; train_loss, train_accuracy, test_loss, accuracy (test), all a second,
+        windows merged as in testing. test_loss is what the thesis chose its epochs by; nothing is chosen here.
+    """
+    folder = Path(folder)
+    train_videos, test_videos = (read_videos(features, root, split, part, fps, seconds_rule) for part in salads.PARTS)
+    if num_videos:
+        chosen = np.random.default_rng(seed).permutation(len(train_videos))[:num_videos]
+        train_videos = [train_videos[index] for index in sorted(chosen)]
+    class_names, vocabulary = salads.class_names(root), Vocabulary(vocab)
+
+    device = loop.choose_device(device)
+    loop.seed_everything(seed)
+    if pretrained:
+        start = videoclip.load(pretrained)
+        config, weights = start.config, start.state_dict()
+    else:
+        weights = {}
+        config = VideoCLIPConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=width,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            video_layers=video_layers,
+            text_layers=text_layers,
+            video_dim=train_videos[0].features.shape[1],
+            dropout=dropout,
+            cls_id=vocabulary.cls,
+            sep_id=vocabulary.sep,
+        )
+    model = build(config, weights, len(class_names) if head == "classifier" else 0).to(device)
+    (folder / "config.json").write_text(json.dumps(asdict(model.config), indent=1))
+    ids, mask = (torch.from_numpy(a).to(device) for a in vocabulary.encode(segmentation.prompts(class_names, prompts)))
+    class_scores = _head(head, model, ids, mask, freeze_text)
+
+    optimizer = torch.optim.Adam(
+        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=lr, betas=(0.9, 0.98)
+    )
+    scheduler = loop.polynomial_decay(optimizer, num_epochs * len(train_videos), warmup)
+    memory = {"epochs": [], "predictions": {video.name: [] for video in test_videos}}
+
+    def encode(clips: torch.Tensor, clip_mask: torch.Tensor) -> torch.Tensor:
+        return model.encode_video_tokens(clips, clip_mask, attend_cls)
+
+    def batches(epoch: int) -> Iterator[Video]:
+        for index in np.random.default_rng([seed, epoch]).permutation(len(train_videos)):
+            yield train_videos[index]
+
+    def loss(video: Video) -> torch.Tensor:
+        clips, clip_mask = segmentation.windows(video.features.to(device), window, stride_train)
+        targets = segmentation.window_targets(video.labels.to(device), window, stride_train)
+        return cross_entropy(class_scores()(encode(clips, clip_mask)).flatten(0, 1), targets.flatten())
+
+    def score(videos: Sequence[Video]) -> tuple[float, float, list[torch.Tensor]]:
+        """(cross entropy, accuracy, labels [S] of each video) over all seconds."""
+        scores = class_scores()
+        logits = [
+            segmentation.segment(encode, v.features.to(device), scores, window, stride_test).cpu() for v in videos
+        ]
+        targets = torch.cat([video.labels for video in videos])
+        predicted = [values.argmax(1) for values in logits]
+        accuracy = (torch.cat(predicted) == targets).float().mean().item()
+        return cross_entropy(torch.cat(logits), targets).item(), accuracy, predicted
+
+    def evaluate(epoch: int) -> dict:
+        train_loss, train_accuracy, _ = score(train_videos)
+        test_loss, accuracy, predicted = score(test_videos)
+        memory["epochs"].append(epoch)
+        for video, labels in zip(test_videos, predicted, strict=True):
+            memory["predictions"][video.name].append(labels.to(torch.uint8))
+        return {
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "test_loss": test_loss,
+            "accuracy": accuracy,
+        }
+
+    loop.fit(
+        folder,
+        model=model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        batches=batches,
+        loss=loss,
+        evaluate=evaluate,
+        evaluate_every=evaluate_every,
+        num_epochs=num_epochs,
+        clip_norm=clip_norm,
+        precision=precision,
+        memory=memory,
+        name=name or f"fine-tuning split {split}",
+    )
+    predictions = {video: torch.stack(rows).numpy() for video, rows in memory["predictions"].items()}
+    save_predictions(folder, predictions, {video.name: video.labels.numpy() for video in test_videos})
+
+
+def read_videos(
+    features: str | Path, root: str | Path, split: int, part: str, fps: float, rule: str = "middle"
+) -> list[Video]:
+    """The videos of one part of a split a second at a time, as far as both features and labels go.
+
+    rule="as_published" keeps every feature: seconds without a label become class 0, as in the thesis.
+    """
+    root, mapping = Path(root), salads.read_mapping(Path(root) / "mapping.txt")
+    videos = []
+    for name in salads.read_bundle(root / "splits" / f"{part}.split{split}.bundle"):
+        vectors = salads.read_features(Path(features) / f"{name}.npy")  # [S, D]
+        frames = salads.encode(salads.read_labels(root / "groundTruth" / f"{name}.txt"), mapping, where=name)
+        labels = metrics.to_seconds(frames, fps, rule, len(vectors) if rule == "as_published" else None)
+        seconds = min(len(vectors), len(labels))
+        videos.append(
+            Video(name, torch.tensor(vectors[:seconds], dtype=torch.float32), torch.as_tensor(labels[:seconds]).long())
+        )
+    return videos
+
+
+def build(config: VideoCLIPConfig, weights: dict[str, torch.Tensor], num_classes: int = 0) -> VideoCLIP:
+    """A VideoCLIP with `weights` (none: random ones) and a fresh token classifier where num_classes is not 0."""
+    model = VideoCLIP(replace(config, num_classes=num_classes))
+    weights = {key: value for key, value in weights.items() if not key.startswith("video_encoder.classifier.")}
+    left = model.load_state_dict(weights, strict=False) if weights else None
+    unknown = [key for key in left.missing_keys if "classifier" not in key] + left.unexpected_keys if left else []
+    if unknown:
+        raise ValueError(f"these weights do not fit their configuration: {unknown[0]} and {len(unknown) - 1} more")
+    return model
+
+
+def _head(head: str, model: VideoCLIP, ids: torch.Tensor, mask: torch.Tensor, freeze_text: bool) -> Callable:
+    """A function without arguments that gives, at this moment of training, tokens [..., H] -> class scores [..., C].
+
+    Also switches off the gradients of what the head does not train.
+    """
+    if head == "classifier":
+        model.text_encoder.requires_grad_(False)
+        return lambda: model.video_encoder.classifier
+    if head != "text":
+        raise ValueError(f"head={head!r}: choose one of classifier, text")
+    if freeze_text:
+        model.text_encoder.requires_grad_(False)
+        with torch.no_grad():
+            frozen = model.eval().encode_text(ids, mask)
+        return lambda: lambda tokens: tokens @ frozen.T
+
+    def from_text() -> Callable:
+        vectors = model.encode_text(ids, mask)
+        return lambda tokens: tokens @ vectors.T
+
+    return from_text
