@@ -43,7 +43,7 @@ def test_per_split_ends_with_the_mean(rows):
     assert frame.loc["mean ± std", "Accuracy ↑"] == pytest.approx(0.8)
     html = tables.to_html(frame)
     assert "<strong>0.900</strong>" in html and "<strong>10.0</strong>" in html  # largest and smallest
-    assert html.count("<strong>") == 2 and "0.800 ± 0.079" in html
+    assert html.count("<strong>") == 2 and "0.800 <small>± 0.079</small>" in html
 
 
 def test_distances_in_seconds_say_so():
@@ -69,7 +69,7 @@ def test_compare_pairs_splits_as_scipy_does(rows):
     assert frame.loc["zero-shot", "Δ accuracy"] == pytest.approx(np.mean(both[0] - both[1]))
     assert frame.loc["ASFormer", "p (paired)"] == "–"
     assert frame.loc["zero-shot", "Accuracy ↑"].count == 4
-    assert "<strong>0.800 ± 0.079</strong>" in tables.to_html(frame)
+    assert "<strong>0.800 <small>± 0.079</small></strong>" in tables.to_html(frame)
 
 
 def test_paired_without_spread_claims_nothing():
@@ -135,3 +135,12 @@ def test_text_and_html_say_the_same(rows):
 def test_values_equal_after_rounding_share_the_mark():
     html = tables.to_html(pd.DataFrame({"Accuracy ↑": [0.8001, 0.8002, 0.5]}))
     assert html.count("<strong>0.800</strong>") == 2
+
+
+def test_no_probability_of_zero():
+    frame = pd.DataFrame({"p (paired)": [0.0004, 0.04, np.nan]})
+    assert [line.split("  ")[-1].strip() for line in tables.to_text(frame).splitlines()[1:]] == [
+        "< 0.001",
+        "0.040",
+        "not run",
+    ]

@@ -22,9 +22,9 @@ HEADERS = {  # metric: header, format
     "f1@50": ("F1@50 ↑", ".3f"),
     "loss": ("Loss ↓", ".3f"),
     "duration": ("Time (s)", ".0f"),
-    "p_value": ("p", ".3f"),
+    "p_value": ("p", "p"),
 }
-FORMATS = {header: spec for header, spec in HEADERS.values()} | {"Edit distance ↓ (seconds)": ".1f", "epoch": ".0f"}
+FORMATS = {header: spec for header, spec in HEADERS.values()} | {"Edit distance ↓ (seconds)": ".1f", "p (paired)": "p"}
 
 
 class Spread(float):
@@ -145,7 +145,8 @@ def to_html(frame: pd.DataFrame, formats: dict[str, str] | None = None, index: b
         for a, text, mark in zip(align, row, marks, strict=True):
             kind = ' class="missing"' if text == NOT_RUN else ""
             text = re.sub(r"^-(?=[\d.])", "−", text)
-            text = f"<strong>{html.escape(text)}</strong>" if mark else html.escape(text)
+            text = re.sub(" (± .*)", r" <small>\1</small>", html.escape(text))
+            text = f"<strong>{text}</strong>" if mark else text
             line += f'<td{kind} style="text-align: {a}">{text}</td>'
         kind = ' class="mean"' if row[0].startswith("mean") else ""
         body.append(f"<tr{kind}>{line}</tr>")
@@ -206,6 +207,8 @@ def _number(value) -> bool:
 def _text(value, spec) -> str:
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return NOT_RUN
+    if spec == "p" and _number(value):  # a test has no probability of zero
+        return f"{value:.3f}" if value >= 0.001 else "< 0.001"
     return format(value, spec) if _number(value) and not isinstance(value, Integral) else str(value)
 
 

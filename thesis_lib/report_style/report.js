@@ -42,7 +42,7 @@ for (const box of document.querySelectorAll(".zoom")) {
 // Rows in the order of a column: click on its header; a row of means stays last.
 const value = (row, i) => {
   const text = row.cells[i].textContent.trim();
-  const number = parseFloat(text.replace("−", "-"));
+  const number = parseFloat(text.replace("−", "-").replace("< ", ""));
   return Number.isNaN(number) ? text : number;
 };
 for (const table of document.querySelectorAll("figure.table table")) {
@@ -57,7 +57,7 @@ for (const table of document.querySelectorAll("figure.table table")) {
       head.dataset.sort = down ? "down" : "up";
       const rows = [...body.rows].filter((row) => !row.classList.contains("mean"));
       const means = [...body.rows].filter((row) => row.classList.contains("mean"));
-      const order = (a, b) => (a < b ? -1 : a > b ? 1 : 0) || 0;
+      const order = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
       rows.sort((a, b) => {
         const [x, y] = [value(a, i), value(b, i)];
         if (typeof x !== typeof y) return typeof x === "number" ? -1 : 1;
@@ -68,7 +68,7 @@ for (const table of document.querySelectorAll("figure.table table")) {
   });
 }
 
-// Print what is folded nowhere else: nothing. On screen, one key shows all code.
+// The key C shows all code, or hides it again.
 document.addEventListener("keydown", (event) => {
   if (event.key !== "c" || event.ctrlKey || event.metaKey || event.target.matches("input, textarea")) return;
   const folds = [...document.querySelectorAll("details.code")];
