@@ -18,3 +18,9 @@ def runs(profile: str) -> Path:
 def report(profile: str) -> Path:
     """Where the notebooks of a profile leave results, figures, executed notebooks and the report itself."""
     return REPORTS / profile
+
+
+def short(path: Path | str) -> str:
+    """A path as a line of output shows it: from the project's folder where it lies below it."""
+    path = Path(path)
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

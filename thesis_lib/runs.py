@@ -53,7 +53,7 @@ def cached(function: Callable, *, profile: str, **inputs) -> Path:
         except BaseException as error:
             full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(partial).free < 2**20
             why = "the disk is full" if full else type(error).__name__
-            print(f"{stage} {key[:6]}  stopped ({why}); the next run goes on from {partial}", flush=True)
+            print(f"{stage} {key[:6]}  stopped ({why}); the next run goes on from {paths.short(partial)}", flush=True)
             raise
         partial.rename(folder)
         print(f"{stage} {key[:6]}  done  {time.perf_counter() - start:.1f} s", flush=True)

@@ -1,0 +1,73 @@
+"""The graph of the report: stages first, then their notebooks, then the page.
+
+    thesis run --profile mini --jobs 2                                        this machine
+    thesis run --profile 50salads --jobs 16 --snakemake "--executor slurm"    SLURM, after pip install -e .[slurm]
+
+Stages are listed by `thesis_lib.stages.jobs`. They keep results under runs/ by their inputs and code, so that a rule
+that runs again for an edited comment only looks, and computes nothing. Resources are what SLURM is asked for; on this
+machine `--snakemake "--resources gpu=1"` keeps two jobs from sharing one GPU.
+"""
+
+import sys
+
+from thesis_lib import params, paths, stages
+
+PROFILE = config.get("profile", "mini")
+NEEDS = {  # besides their stages, notebooks need others: whose results they read, or what the reader has seen by then
+    "03_cropping_experiment": ["02_feature_extraction"],
+    "04_baseline": ["02_feature_extraction"],
+    "05_pretraining": ["02_feature_extraction"],
+    "06_zero_shot": ["05_pretraining"],
+    "07_fine_tuning": ["04_baseline", "05_pretraining"],
+}
+NOTEBOOKS = params.notebooks()
+NEEDS["08_summary"] = [name for name in NOTEBOOKS if name < "08"]
+JOBS = stages.jobs(PROFILE)
+THESIS = f"{sys.executable} -m thesis_lib.cli"
+THREADS = config.get("threads", 1)  # Snakemake hands them to OpenMP and asks SLURM for as many CPUs
+PAGE = {"cli.py", "execute.py", "report.py"}  # sources that no number depends on
+SOURCES = sorted(str(file) for file in (paths.ROOT / "thesis_lib").rglob("*.py") if file.name not in PAGE)
+
+
+workdir: paths.report(PROFILE)
+
+
+rule all:  # names every notebook, or one that failed would not be missed once a report stands
+    input: "report.html", "report.pdf", expand("notebooks/{name}.ipynb", name=NOTEBOOKS)
+
+
+rule report:
+    input: expand("notebooks/{name}.ipynb", name=NOTEBOOKS), str(paths.ROOT / "thesis_lib" / "report.py")
+    output: "report.html", "report.pdf"
+    resources: mem_mb=2000, runtime=10, gpu=0
+    shell: "{THESIS} report --profile {PROFILE}"
+
+
+def parameters(notebook):
+    files = [paths.NOTEBOOKS / f"{notebook}.ipynb", paths.PARAMS / PROFILE / "common.yaml"]
+    return [str(file) for file in [*files, paths.PARAMS / PROFILE / f"{notebook}.yaml"] if file.exists()]
+
+
+for job, about in JOBS.items():
+    rule:
+        name: f"stage_{job}"
+        input: parameters(about["notebook"]), SOURCES, [f"jobs/{need}.done" for need in about["needs"]]
+        output: touch(f"jobs/{job}.done")
+        resources: **{"mem_mb": 6000, "runtime": 720, "gpu": 0} | about.get("resources", {})
+        threads: THREADS
+        params: job=job  # the shell line is read after the loop, when `job` is another
+        shell: "{THESIS} stage {params.job} --profile {PROFILE}"
+
+
+for notebook in NOTEBOOKS:
+    rule:
+        name: f"notebook_{notebook}"
+        input:
+            parameters(notebook), SOURCES,
+            [f"jobs/{job}.done" for job, about in JOBS.items() if about["notebook"] == notebook],
+            [f"notebooks/{need}.ipynb" for need in NEEDS.get(notebook, []) if need in NOTEBOOKS],
+        output: f"notebooks/{notebook}.ipynb"
+        resources: mem_mb=6000, runtime=240, gpu=0
+        threads: THREADS
+        params: notebook=notebook
+        shell: "{THESIS} notebook {params.notebook} --profile {PROFILE}"

@@ -1,0 +1,75 @@
+"""The graph of the report on a toy project: order, kills, failures, what a change reruns, nothing to do."""
+
+import signal
+import time
+
+import psutil
+
+
+def lines_of(output: str, *words: str) -> list[int]:
+    """Numbers of the first line with each word."""
+    lines = output.splitlines()
+    return [next(number for number, line in enumerate(lines) if word in line) for word in words]
+
+
+def test_a_report_from_a_killed_start_over_a_failure_to_nothing_to_do(project):
+    process = project.start("run", TOY_STEP="0.3")
+    for line in process.stdout:
+        if "epoch 2/3" in line:
+            break
+    for victim in [process, *psutil.Process(process.pid).children(recursive=True)]:
+        victim.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    code, output = project.thesis("run")
+    assert code == 0 and "goes on" in output, output
+    assert {log.read_text() for log in project.folder.glob("runs/mini/toy.train/*/log.txt")} == {"xxx"}
+    order = lines_of(output, "02_feature_extraction  done", "04_baseline  done", "08_summary  done")
+    assert order == sorted(order) and lines_of(output, "train_1  epoch 3/3")[0] < order[1]
+    assert "04_baseline  epoch" not in output, "the notebook finds the stages done"
+    assert "epoch 3/3" in project.report("logs/train_1.log").read_text()
+    assert project.report("report.html").read_text() == "02_feature_extraction.ipynb 04_baseline.ipynb 08_summary.ipynb"
+
+    project.values("04_baseline", "epochs: 3\nbroken: true")
+    code, output = project.thesis("run")
+    at = lines_of(output, "04_baseline  FAILED in section '4.2 Section'")[0]
+    assert code == 1 and [line.split("  ", 1)[1].strip() for line in output.splitlines()[at + 1 : at + 4]] == [
+        "ValueError: no such colour",
+        "partial notebook: reports/mini/notebooks/04_baseline.failed.ipynb",
+        "go on with: thesis notebook 04 --profile mini",
+    ]
+    assert "08_summary  out of date" in output
+    assert "04_baseline.failed.ipynb" in project.report("report.html").read_text()
+
+    project.values("04_baseline", "epochs: 4\nbroken: false")  # reruns what depends on it, nothing else
+    code, output = project.thesis("run")
+    assert code == 0 and "train_2  epoch 4/4" in output and "08_summary  done" in output
+    assert "corpus" not in output and "02_feature_extraction" not in output
+    assert sorted(file.name for file in project.report("notebooks").glob("0[48]*")) == [
+        "04_baseline.ipynb",
+        "08_summary.ipynb",
+    ]
+
+    start = time.time()
+    code, output = project.thesis("run")
+    assert (code, output) == (0, "nothing to do: reports/mini/report.html, reports/mini/report.pdf up to date\n")
+    assert time.time() - start < 15
+
+
+def test_a_failing_stage_stands_for_its_notebook_and_is_tried_again(project):
+    project.values("04_baseline", "epochs: 13")
+    code, output = project.thesis("run", "4")
+    assert code == 1 and "train_1      RuntimeError: second line" in output and "04_baseline  failed" in output
+    assert "Before the first cell: train_" in project.report("notebooks/04_baseline.failed.ipynb").read_text()
+    assert 'raise RuntimeError("loss is not finite' in project.report("logs/train_1.log").read_text()
+    _, output = project.thesis("status")
+    assert [line.split()[1] for line in output.splitlines()] == ["done", "not", "not", "done", "failed", "not"]
+    code, output = project.thesis("run", "4")
+    assert code == 1 and "train_1  FAILED" in output, "a failure is not taken for done"
+
+
+def test_a_graph_that_cannot_be_read_says_why(project):
+    stages = project.folder / "thesis_lib" / "stages.py"
+    stages.write_text(stages.read_text().replace("def jobs(profile):", "def jobs(profile):\n    undefined_name"))
+    code, output = project.thesis("run")
+    assert code == 1 and "undefined_name" in output

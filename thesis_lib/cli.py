@@ -1,0 +1,224 @@
+"""The command `thesis`: run the report, one notebook or one stage, look at parameters and progress, check data.
+
+Heavy modules are imported by the command that needs them, after the number of threads is set.
+"""
+
+import argparse
+import fcntl
+import os
+import subprocess
+import sys
+import time
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+from thesis_lib import execute, params, paths
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 something failed or data is unusable, 2 a mistake in the call, 130 stopped by Ctrl-C."""
+    args = parser().parse_args(argv)
+    os.environ.setdefault("OMP_NUM_THREADS", str(_threads(2)))  # before torch is imported
+    try:
+        return args.command(args) or 0
+    except (ValueError, FileNotFoundError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not raised_in.is_relative_to(paths.ROOT / "thesis_lib"):
+            raise  # not a user's mistake that our code has described
+        print(f"thesis: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("thesis: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="thesis", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    def command(function, name, *, profile=True):
+        sub = commands.add_parser(name, help=function.__doc__.splitlines()[0], description=function.__doc__)
+        sub.set_defaults(command=function)
+        if profile:
+            sub.add_argument("--profile", default="mini", help="folder of params/ (default: mini)")
+        return sub
+
+    sub = command(run, "run")
+    sub.add_argument("notebooks", nargs="*", metavar="NN", help="only these notebooks and what they need")
+    sub.add_argument("--jobs", type=int, default=2, help="processes at once (default: 2)")
+    sub.add_argument("--force", action="store_true", help="execute even what is up to date")
+    sub.add_argument("--snakemake", default="", metavar="OPTIONS", help='more options, such as "--executor slurm"')
+    sub = command(notebook, "notebook")
+    sub.add_argument("notebook", metavar="NN")
+    sub.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides")
+    sub = command(stage, "stage")
+    sub.add_argument("name")
+    sub.add_argument("arguments", nargs="*", metavar="KEY=VALUE")
+    command(report, "report")
+    command(status, "status")
+    sub = command(show_params, "params", profile=False)
+    sub.add_argument("notebook", metavar="NN")
+    sub = command(check_data, "check-data", profile=False)
+    sub.add_argument("--root", required=True, type=Path)
+    sub = command(evaluate, "evaluate", profile=False)
+    sub.add_argument("--predictions", required=True, type=Path, help="folder of <video>.txt")
+    sub.add_argument("--ground-truth", required=True, type=Path, help="folder of <video>.txt, a label a line")
+    sub.add_argument("--fps", type=float, default=30.0, help="of both (default: 30)")
+    sub.add_argument("--fps-out", type=float, help="evaluate at this rate instead")
+    sub.add_argument("--bundle", type=Path, help="score the videos that this file lists")
+    sub.add_argument("--segment-end", choices=("exclusive", "asformer"), default="exclusive")
+    sub.add_argument("--background", nargs="*", default=(), help="labels left out of edit score and F1")
+    sub.add_argument("--json", type=Path, help="write the metrics to this file too")
+    sub = command(import_weights, "import-weights", profile=False)
+    sub.add_argument("kind")
+    sub.add_argument("path", type=Path)
+    return top
+
+
+def run(args) -> int:
+    """Execute all notebooks, or those given, and build the report; what is up to date is left as it is."""
+    chosen = [params.find(text) for text in args.notebooks]
+    for name in params.notebooks():
+        params.load(name, args.profile)  # every mistake is found before anything starts
+    folder, start = paths.report(args.profile), time.time()
+    targets = [f"notebooks/{name}.ipynb" for name in chosen] or ["all"]
+    threads = _threads(args.jobs)
+    command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(paths.ROOT / "Snakefile")]
+    command += ["--directory", str(folder)]
+    command += ["--config", f"profile={args.profile}", f"threads={threads}"]
+    command += ["--cores", str(args.jobs * threads), "--jobs", str(args.jobs)]
+    command += ["--keep-going", "--rerun-incomplete", "--scheduler", "greedy"]
+    command += ["--nolock"]  # a killed run leaves Snakemake's lock behind; ours goes with the process
+    command += (["--forcerun", *targets] if chosen else ["--forceall"]) if args.force else []
+    with _only_run(folder) as lock, open(folder / "logs" / "graph.log", "w+") as log:
+        code = subprocess.run([*command, *args.snakemake.split()], pass_fds=[lock], stderr=log).returncode
+        log.seek(0)
+        said = log.read()
+        if code:
+            _set_aside_stale(command, folder)
+    if code == 0:
+        files = [folder / target for target in (targets if chosen else ["report.html", "report.pdf"])]
+        changed = any(file.stat().st_mtime >= start for file in files)
+        places = ", ".join(paths.short(file) for file in files)
+        print(f"{places}  done  {time.time() - start:.0f} s" if changed else f"nothing to do: {places} up to date")
+        return 0
+    states = {name: _state(name, args.profile) for name in chosen or params.notebooks()}
+    print("\n".join(f"{name}  {state}" for name, state in states.items() if state != "done"))
+    if "failed" not in states.values():  # then it is the graph itself, and only Snakemake has said why
+        print(said[-2000:])
+    if not chosen:
+        report(args)
+    return 1
+
+
+def notebook(args) -> int:
+    """Execute one notebook with the parameters of a profile; what it misses it computes.
+
+    With -p, values replace those of the profile, and everything is written to reports/custom/<profile>/ instead.
+    """
+    if args.overrides:
+        paths.REPORTS = paths.REPORTS / "custom"  # or a trial would pass for the profile's result
+        os.environ["THESIS_REPORTS"] = str(paths.REPORTS)
+    return not execute.run_notebook(params.find(args.notebook), args.profile, dict(args.overrides))
+
+
+def stage(args) -> int:
+    """Compute a stage: a job of the graph by its name, or any stage with its arguments."""
+    import yaml
+
+    arguments = dict(text.partition("=")[::2] for text in args.arguments)
+    return not execute.run_stage(
+        args.name, args.profile, {key: yaml.safe_load(text) for key, text in arguments.items()}
+    )
+
+
+def report(args) -> None:
+    """Build report.html and report.pdf from the executed notebooks, with a box where one failed."""
+    from thesis_lib import report
+
+    for path in report.build(args.profile):
+        print(paths.short(path))
+
+
+def status(args) -> None:
+    """Show what is done, running, failed and not run, with the last line of each log."""
+    from thesis_lib import stages
+
+    for job, about in stages.jobs(args.profile).items():
+        done = (paths.report(args.profile) / "jobs" / f"{job}.done").exists()
+        print(f"{job:32}{'done' if done else 'not run':12}{_last_log(job, args.profile)}  [{about['notebook']}]")
+    for name in params.notebooks():
+        print(f"{name:32}{_state(name, args.profile):12}{_last_log(name, args.profile)}")
+
+
+def show_params(args) -> None:
+    """List the parameters of a notebook: name, type, help, default and the value in each profile."""
+    name = params.find(args.notebook)
+    profiles = {profile: params.layered(name, profile)[0] for profile in params.profiles()}
+    for parameter in params.declared(name).values():
+        kind = next(text for text, known in params.TYPES.items() if known == parameter.type)
+        print(f"{parameter.name}: {kind} = {parameter.default!r}  # {parameter.help}")
+        print("    " + "  ".join(f"{profile}: {values[parameter.name]!r}" for profile, values in profiles.items()))
+
+
+def check_data(args) -> int:
+    """Say what is there, what is missing and what is odd in a folder of 50Salads; exit 1 if it is unusable."""
+    from thesis_lib.data import check
+
+    return check.main(args.root)
+
+
+def evaluate(args) -> None:
+    """Score a folder of predictions, in the MS-TCN format or one label a line, against ground truth."""
+    from thesis_lib import evaluate
+
+    options = {name: getattr(args, name) for name in ("fps", "bundle", "segment_end", "background")}
+    evaluate.main_table(args.predictions, args.ground_truth, args.fps_out, args.json, **options)
+
+
+def import_weights(args) -> None:
+    """Load official weights: what matched, what was dropped, sha256, and one forward pass."""
+    from thesis_lib.models import official
+
+    official.main(args.kind, args.path)
+
+
+def _threads(jobs: int) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // jobs)  # two processes of one thread beat one of two
+
+
+def _state(name: str, profile: str) -> str:
+    states = {"": "done", ".failed": "failed", ".running": "running", ".stale": "out of date"}
+    return next((text for state, text in states.items() if execute.target(name, profile, state).exists()), "not run")
+
+
+def _set_aside_stale(command: list[str], folder: Path) -> None:
+    """Rename executed notebooks that what failed keeps from being made anew: the report must not show them."""
+    summary = subprocess.run([*command, "--summary"], capture_output=True, text=True).stdout
+    for row in summary.splitlines():
+        file, *_, plan = row.split("\t")
+        if plan == "update pending" and file.startswith("notebooks/") and (folder / file).exists():
+            (folder / file).rename((folder / file).with_suffix(".stale.ipynb"))
+
+
+def _last_log(name: str, profile: str) -> str:
+    log = paths.report(profile) / "logs" / f"{name}.log"
+    lines = log.read_text("utf-8").splitlines() if log.exists() else []
+    return lines[-1].removeprefix(f"{name}  ").strip() if lines else ""
+
+
+@contextmanager
+def _only_run(folder: Path):
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{paths.short(folder)}: another run is going on; this one waits for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
