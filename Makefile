@@ -1,0 +1,37 @@
+# make report [PROFILE=mini] [JOBS=2]   the whole report: reports/mini/report.html and report.pdf
+# make test                             ruff, all tests, the notebooks of the smoke profile
+# make lab                              JupyterLab on the notebooks
+# make clean                            forget every result; the environment stays
+# Each sets up .venv by itself. EXTRAS=gpu,dev takes faiss for GPUs. To take torch for CPUs from PyTorch's own index:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make report
+
+PROFILE ?= mini
+JOBS ?= 2
+EXTRAS ?= cpu,dev
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+TORCH = $(shell grep -o 'torch==[0-9.]*' pyproject.toml)
+
+.PHONY: report test lab clean
+
+report: .venv/installed
+	$(BIN)/thesis run --profile $(PROFILE) --jobs $(JOBS)
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+
+lab: .venv/installed
+	$(BIN)/jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+clean:
+	rm -rf runs $(filter-out reports/README.md,$(wildcard reports/* reports/.[a-z]*))
+
+# torch first: what pip finds installed it does not look for again among the CUDA builds
+.venv/installed: pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "Python 3.11 is needed; '$(PYTHON)' is not it. Name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/pip || "$(PYTHON)" -m venv .venv
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet -e '.[$(EXTRAS)]'
+	touch $@
