@@ -1,1 +1,1 @@
-"""Multimodal pretraining of transformers for action recognition in instructional videos: models, metrics and experiments of the report."""
+"""Multimodal pretraining of transformers for action recognition in instructional videos: the library of the report."""

@@ -171,10 +171,9 @@ def check_data(args) -> int:
 
 def evaluate(args) -> None:
     """Score a folder of predictions, in the MS-TCN format or one label a line, against ground truth."""
-    from thesis_lib import evaluate
+    from thesis_lib.evaluate import main_table
 
-    options = {name: getattr(args, name) for name in ("fps", "bundle", "segment_end", "background")}
-    evaluate.main_table(args.predictions, args.ground_truth, args.fps_out, args.json, **options)
+    main_table(args.predictions, args.ground_truth, args.fps_out, args.json)
 
 
 def import_weights(args) -> None:

@@ -24,12 +24,11 @@ import sys
 import time
 from datetime import UTC, datetime
 from importlib import metadata
-from numbers import Integral, Real
 from types import SimpleNamespace
 
 import pandas as pd
 
-from thesis_lib import paths, runs
+from thesis_lib import paths, runs, tables
 
 SCHEMA = 1
 COLUMNS = ["method", "weights", "split", "epoch", "metric", "value", "unit", "protocol"]
@@ -87,14 +86,8 @@ class Report:
         """
         named = any(level is not None for level in frame.index.names)
         frame.to_csv(self.folder / "results" / f"{self.prefix}_{name}.csv", index=named)
-        shown = pd.DataFrame(
-            {i: [_text(value, (formats or {}).get(column, ".3f")) for value in frame.iloc[:, i]]
-             for i, column in enumerate(frame.columns)},
-            index=frame.index, dtype=object,
-        )  # fmt: skip
-        shown.columns = frame.columns
-        html = shown.to_html(index=named, border=0, classes="thesis-table")
-        self._show("table", name, caption, {"text/html": html, "text/plain": shown.to_string(index=named)})
+        shown = {"text/html": tables.to_html(frame, formats), "text/plain": tables.to_text(frame, formats)}
+        self._show("table", name, caption, shown)
 
     def add(self, *, method: str, weights: str, split, epoch, metric: str, value, unit: str, protocol: str, **more):
         """Add one tidy row. split, epoch: ints, or None where the number belongs to none.
@@ -208,9 +201,3 @@ def _frame(rows: list[dict], columns: list[str] = COLUMNS) -> pd.DataFrame:
     more = {name: None for row in rows for name in row if name not in columns}
     frame = pd.DataFrame(rows, columns=[*columns, *more])
     return frame.astype({"split": "Int64", "epoch": "Int64", "value": float})
-
-
-def _text(value: object, spec: str) -> str:
-    if pd.api.types.is_scalar(value) and pd.isna(value):
-        return "not run"
-    return format(value, spec) if isinstance(value, Real) and not isinstance(value, Integral) else str(value)

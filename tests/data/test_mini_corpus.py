@@ -1,4 +1,4 @@
-"""The embedded corpora have the layouts, the flaws and the statistics that they promise, and the same pixels each time."""
+"""The embedded corpora have the layouts, flaws and statistics that they promise, and the same pixels each time."""
 
 import hashlib
 import json

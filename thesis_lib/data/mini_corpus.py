@@ -97,7 +97,8 @@ START = ("hello everyone let us start the action", "welcome back so we start", "
 END = ("and that is the end", "this is the end of the action thank you", "the end, bye and see you")
 CHATTER = (
     "please subscribe to my channel", "do not forget to like this video", "my grandmother showed me this",
-    "it smells so good", "you can find the list below", "let me know what you think", "it is so easy and quick", "i do this every sunday",
+    "it smells so good", "you can find the list below", "let me know what you think", "it is so easy and quick",
+    "i do this every sunday",
 )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ def train(
     num_epochs: int = 8,
     lr: float = 1e-3,
     warmup: int = 20,
+    schedule_steps: int = 1_000_000,
     clip_norm: float = 2.0,
     window: int = 32,
     stride_train: int = 8,
@@ -72,6 +73,8 @@ def train(
     num_videos: 0 = all training videos, else the first so many of a permutation that depends on the seed alone, so
         that fewer videos are a part of more.
     freeze_text: with head="text", class vectors stay those of the pretrained text tower.
+    schedule_steps: where the linear decay would end; a million as published leaves the rate constant after the warm-up,
+        so that the first 8 of 15 epochs are a run of 8 epochs.
     attend_cls, seconds_rule: see VideoCLIP and metrics.to_seconds; the defaults are the official code's and ours.
     history.csv: epoch, loss and lr of training; train_loss, train_accuracy, test_loss, accuracy (test), all a second,
         windows merged as in testing. test_loss is what the thesis chose its epochs by; nothing is chosen here.
@@ -110,7 +113,7 @@ def train(
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad], lr=lr, betas=(0.9, 0.98)
     )
-    scheduler = loop.polynomial_decay(optimizer, num_epochs * len(train_videos), warmup)
+    scheduler = loop.polynomial_decay(optimizer, schedule_steps, warmup)
     memory = {"epochs": [], "predictions": {video.name: [] for video in test_videos}}
 
     def encode(clips: torch.Tensor, clip_mask: torch.Tensor) -> torch.Tensor:

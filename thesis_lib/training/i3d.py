@@ -34,7 +34,8 @@ def train(
 ) -> None:
     """Trains I3DR50 on kinetics/videos/*.avi and kinetics/labels.csv; `load(folder)` gives it back.
 
-    A batch holds random windows of `frames` frames; every tenth clip is held out, its accuracy on 21 frames is in history.csv.
+    A batch holds random windows of `frames` frames. Every tenth clip is held out: history.csv has the accuracy on
+    21 frames of those.
     """
     seed_everything(seed)
     device = choose_device(device)

@@ -5,6 +5,7 @@ and what to measure after an epoch. Accumulation over a group of micro-batches g
 processes give under distributed data parallel: the mean of their gradients, clipped once, one optimizer step.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +39,16 @@ def polynomial_decay(optimizer, num_steps: int, warmup: int = 0) -> LambdaLR:
         if step < warmup:
             return (step + 1) / warmup
         return max(0.0, (num_steps - step) / max(1, num_steps - warmup))
+
+    return LambdaLR(optimizer, factor)
+
+
+def cosine_decay(optimizer, num_steps: int, warmup: int = 0) -> LambdaLR:
+    """Linear warm-up over `warmup` optimizer steps under half a cosine that ends at 0 after `num_steps`."""
+
+    def factor(step: int) -> float:
+        done = min(step, num_steps) / num_steps
+        return min(1.0, (step + 1) / max(1, warmup)) * (0.5 + 0.5 * math.cos(math.pi * done))
 
     return LambdaLR(optimizer, factor)
 

@@ -58,9 +58,11 @@ def train(
     num_epochs: int = 0,
     lr: float = 2e-3,
     warmup: int = 20,
+    schedule_steps: int = 0,
     clip_norm: float = 2.0,
     retrieval: str = "hard",
     retrieval_shards: int = 1,
+    vector_clips: int = 0,
     caption_order: str = "true",
     interruptions: int = 0,
     exact_resume: bool = True,
@@ -78,9 +80,11 @@ def train(
 
     features: <video>.npy [seconds, D]; howto: folder with raw_caption.json and HowTo100M_v1.csv; vocab: vocab.txt.
     Length: `num_steps` optimizer steps or `num_epochs` of (training videos / videos_per_cluster) clusters, not both.
+    schedule_steps: where the linear decay ends; 0 = with the last step, published: a million.
     retrieval: "hard" clusters anew before every epoch · "frozen" those of the first epoch until an interruption, as the
         persistent workers of current fairseq keep them · "none" random videos.
     retrieval_shards: how many GPUs the search is split over, each seeing its own share of the videos.
+    vector_clips: how many clips of a video make its vector for retrieval; 0 = clips_per_video, as published.
     caption_order: "permuted" moves every caption's text to a random slot of a random video, in validation too.
     interruptions, exact_resume: with exact_resume=False optimizer and schedule start anew after each of so many evenly
         spaced stops; with True a stop changes nothing, so there is nothing to do.
@@ -123,7 +127,7 @@ def train(
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad], lr=lr, betas=(0.9, 0.98)
     )
-    scheduler = loop.polynomial_decay(optimizer, num_steps, warmup)
+    scheduler = loop.polynomial_decay(optimizer, schedule_steps or num_steps, warmup)
     as_new = deepcopy((optimizer.state_dict(), scheduler.state_dict()))
     limits = SpanLimits(min_tokens, max_tokens, min_seconds=min_seconds, max_seconds=max_seconds)
     collate = Collate(vocabulary, config.max_video_len, device)
@@ -131,7 +135,7 @@ def train(
 
     def retrieve(videos: Sequence[Track], count: int, stream: Sequence[int]) -> list[list[int]]:
         rng, size = np.random.default_rng(stream), videos_per_cluster
-        vectors = encode_videos(model, videos, clips_per_video, collate, limits, rng)
+        vectors = encode_videos(model, videos, vector_clips or clips_per_video, collate, limits, rng)
         return build_clusters(vectors, count, size, 2 * size, int(rng.integers(2**31)), shards=retrieval_shards)
 
     def clusters_of(epoch: int) -> list[list[int]]:

@@ -1,0 +1,359 @@
+"""The heavy steps of the report, each bound to the parameters of the notebook that shows it.
+
+A notebook calls a stage with its own parameters `p` and gets a folder: found where it was computed before, computed now
+where it was not. What a stage needs from other notebooks follows the parameters of the profile. `jobs` lists the stages
+of a profile for the Snakefile, which runs them side by side before their notebooks.
+"""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+from thesis_lib import params
+from thesis_lib.data.salads import read_bundle
+from thesis_lib.runs import cached
+
+NOTEBOOK = {  # stage -> the notebook whose parameters it takes
+    "corpus": "01_data_audit",
+    "i3d_weights": "02_feature_extraction",
+    "i3d_features": "02_feature_extraction",
+    "s3d_weights": "02_feature_extraction",
+    "s3d_features": "02_feature_extraction",
+    "cropping": "03_cropping_experiment",
+    "baseline": "04_baseline",
+    "pretraining": "05_pretraining",
+    "control": "06_zero_shot",
+    "fine_tuning": "07_fine_tuning",
+    "fine_tuning_splits": "07_fine_tuning",
+    "few_labels": "07_fine_tuning",
+    "few_labels_all": "07_fine_tuning",
+}
+SPLITS = (1, 2, 3, 4, 5)
+
+
+def run_stage(stage: str, profile: str, **arguments) -> Path:
+    """A stage by name with the parameters of a profile. Raises ValueError for a name that is not one."""
+    if stage not in NOTEBOOK:
+        raise ValueError(f"no stage '{stage}': expected one of {', '.join(NOTEBOOK)}")
+    return globals()[stage](params.load(NOTEBOOK[stage], profile), **arguments)
+
+
+def of(stage: str, p: SimpleNamespace) -> SimpleNamespace:
+    """The parameters of the notebook that a stage belongs to, in the profile of `p`."""
+    return params.load(NOTEBOOK[stage], p.profile)
+
+
+# -- data ------------------------------------------------------------------------------------------------------------
+
+
+def corpus(p: SimpleNamespace) -> Path:
+    """The embedded corpora, drawn: folders 50salads, howto100m, kinetics."""
+    from thesis_lib.data import mini_corpus
+
+    names = ("users_per_split", "narrated", "clips", "nuisance", "scale")
+    return cached(mini_corpus.draw, profile=p.profile, seed=p.corpus_seed, **{name: getattr(p, name) for name in names})
+
+
+def salads(p: SimpleNamespace) -> Path:
+    """The root of 50Salads: the one given as data_root, else the embedded one."""
+    return Path(p.data_root) if p.data_root else corpus(of("corpus", p)) / "50salads"
+
+
+def howto(p: SimpleNamespace) -> Path:
+    """The root of HowTo100M: the one given as howto_root, else the embedded one."""
+    return Path(p.howto_root) if p.howto_root else corpus(of("corpus", p)) / "howto100m"
+
+
+def vocabulary(p: SimpleNamespace) -> Path:
+    """The WordPiece vocabulary: the one given as vocab_path, else that of the embedded corpus."""
+    given = of("pretraining", p).vocab_path
+    return Path(given) if given else corpus(of("corpus", p)) / "vocab.txt"
+
+
+# -- features --------------------------------------------------------------------------------------------------------
+
+
+def i3d_weights(p: SimpleNamespace) -> Path:
+    """The I3D given as i3d_path, else the small one, trained on mini Kinetics."""
+    from thesis_lib.training import i3d
+
+    if p.i3d_path:
+        return Path(p.i3d_path)
+    return cached(
+        i3d.train,
+        profile=p.profile,
+        kinetics=corpus(of("corpus", p)) / "kinetics",
+        num_steps=p.i3d_steps,
+        batch_size=p.i3d_batch_size,
+        lr=p.i3d_lr,
+        warmup=p.i3d_warmup,
+        stem_dim=p.i3d_stem_dim,
+        frames=p.i3d_train_frames,
+        seed=p.seed,
+        device=p.device,
+    )
+
+
+def i3d_features(p: SimpleNamespace) -> Path:
+    """<video>.npy [D, T] of 50Salads: one vector a frame."""
+    from thesis_lib import features
+
+    if p.i3d_features_root:
+        return Path(p.i3d_features_root)
+    return cached(
+        features.extract_i3d,
+        profile=p.profile,
+        root=salads(p),
+        weights=i3d_weights(p),
+        window=p.window,
+        size=p.i3d_size,
+        color=p.color,
+        head=p.head,
+        batch_size=p.extraction_batch_size,
+        device=p.device,
+    )
+
+
+def s3d_weights(p: SimpleNamespace, captions: str = "true", seed: int | None = None, **smaller) -> Path:
+    """The S3D given as s3d_path, else the small one, trained with MIL-NCE on the narrated corpus.
+
+    captions="permuted" trains it on captions exchanged at random; `smaller` replaces arguments of the training.
+    """
+    from thesis_lib.training import s3d
+
+    if p.s3d_path:
+        return Path(p.s3d_path)
+    arguments = dict(
+        howto=howto(p),
+        num_steps=p.s3d_steps,
+        batch_size=p.s3d_batch_size,
+        candidates=p.s3d_candidates,
+        lr=p.s3d_lr,
+        warmup=p.s3d_warmup,
+        channels_div=p.s3d_channels_div,
+        embed_dim=p.s3d_embed_dim,
+        frames=p.s3d_frames,
+        size=p.s3d_size,
+        captions=captions,
+        seed=p.seed if seed is None else seed,
+        device=p.device,
+    )
+    return cached(s3d.train, profile=p.profile, **arguments | smaller)
+
+
+def s3d_features(p: SimpleNamespace, videos: str, weights: Path | None = None) -> Path:
+    """<video>.npy [seconds, D] of "salads" or of the narrated videos ("howto"): one vector a second."""
+    from thesis_lib import features
+
+    given = {"salads": p.s3d_features_root, "howto": p.howto_features_root}[videos]
+    if given:
+        return Path(given)
+    return cached(
+        features.extract_s3d,
+        profile=p.profile,
+        root=salads(p) if videos == "salads" else howto(p),
+        weights=weights or s3d_weights(p),
+        frames=p.s3d_frames,
+        size=p.s3d_size,
+        normalise=p.s3d_normalise,
+        batch_size=p.extraction_batch_size,
+        device=p.device,
+    )
+
+
+def fps(p: SimpleNamespace) -> float:
+    """Frames a second of the labels: the embedded corpus says its own, 50Salads has 30."""
+    about = salads(p) / "corpus.json"
+    return float(json.loads(about.read_text())["fps"]) if about.exists() else 30.0
+
+
+# -- segmentation ----------------------------------------------------------------------------------------------------
+
+
+def baseline(p: SimpleNamespace, split: int, cut: str = "back") -> Path:
+    """ASFormer trained on the I3D features of one split."""
+    from thesis_lib.training import asformer
+
+    names = ("num_epochs", "lr", "num_layers", "num_decoders", "num_f_maps", "channel_masking_rate", "sample_rate")
+    return cached(
+        asformer.train,
+        profile=p.profile,
+        features=i3d_features(of("i3d_features", p)),
+        root=salads(p),
+        split=split,
+        cut=cut,
+        window=p.attention_window,
+        standardise=p.standardise,
+        evaluate_every=p.evaluate_every,
+        seed=p.seed,
+        device=p.device,
+        name=f"asformer split {split} {cut}",
+        **{name: getattr(p, name) for name in names},
+    )
+
+
+def cropping(p: SimpleNamespace, cut: str) -> Path:
+    """ASFormer on the split of the cropping experiment, surplus vectors cut in one of three ways."""
+    return baseline(p, p.split, cut)
+
+
+# -- video and text --------------------------------------------------------------------------------------------------
+
+
+def pretraining(p: SimpleNamespace, recipe: str) -> Path:
+    """VideoCLIP pretrained by one of the recipes, or the file given for it.
+
+    "one_cluster" and "reference" differ in the clusters a step alone; "own" is the thesis's: one cluster a step,
+    stopped and begun anew, clusters as its data workers saw them.
+    """
+    given = {"reference": p.reference_path, "own": p.own_path}.get(recipe, "")
+    if given:
+        return Path(given)
+    recipes = {
+        "one_cluster": dict(clusters_per_step=1),
+        "reference": dict(clusters_per_step=p.clusters_per_step),
+        "own": dict(
+            clusters_per_step=1, interruptions=p.own_interruptions, exact_resume=False, retrieval=p.own_retrieval
+        ),
+    }
+    if recipe not in recipes:
+        raise ValueError(f"no recipe '{recipe}': expected one of {', '.join(recipes)}")
+    return videoclip_weights(p, name=f"videoclip {recipe}", **recipes[recipe])
+
+
+def videoclip_weights(p: SimpleNamespace, features: Path | None = None, **changed) -> Path:
+    """VideoCLIP trained with the parameters of notebook 05; `changed` replaces arguments of the training."""
+    from thesis_lib.training import videoclip
+
+    names = ("width", "video_layers", "text_layers", "heads", "dropout", "videos_per_cluster", "clips_per_video")
+    names += ("num_steps", "lr", "warmup", "val_videos", "max_tokens", "min_seconds", "max_seconds")
+    arguments = dict(
+        features=features or s3d_features(of("s3d_features", p), "howto"),
+        howto=howto(p),
+        vocab=vocabulary(p),
+        seed=p.seed,
+        device=p.device,
+        **{name: getattr(p, name) for name in names},
+    )
+    return cached(videoclip.train, profile=p.profile, **arguments | changed)
+
+
+def control(p: SimpleNamespace, captions: str, seed: int) -> tuple[Path, Path]:
+    """S3D and VideoCLIP trained anew on a small scale, with "true" or "permuted" captions: (weights, salad features).
+
+    With permuted captions nothing connects words and pictures; what zero-shot then still reaches is leakage.
+    """
+    about, pretrain = of("s3d_weights", p), of("pretraining", p)
+    weights = s3d_weights(about, captions, seed, num_steps=p.control_s3d_steps, num_videos=p.control_videos)
+    on = {videos: s3d_features(about, videos, weights) for videos in ("howto", "salads")}
+    trained = videoclip_weights(
+        pretrain,
+        on["howto"],
+        caption_order=captions,
+        num_steps=p.control_steps,
+        seed=seed,
+        name=f"videoclip {captions} {seed}",
+    )
+    return trained, on["salads"]
+
+
+def fine_tuning(p: SimpleNamespace, split: int, weights: str, head: str, **changed) -> Path:
+    """VideoCLIP fine-tuned on one split, from weights "own", "reference" or "scratch"; an evaluation every epoch."""
+    from thesis_lib.training import finetune
+
+    pretrain = of("pretraining", p)
+    names = ("width", "video_layers", "text_layers", "heads", "dropout")
+    arguments = dict(
+        pretrained="" if weights == "scratch" else pretraining(pretrain, weights),
+        features=s3d_features(of("s3d_features", p), "salads"),
+        root=salads(p),
+        vocab=vocabulary(p),
+        split=split,
+        fps=fps(p),
+        head=head,
+        num_epochs=max(p.epochs),
+        lr=p.lr,
+        warmup=p.warmup,
+        window=p.window,
+        stride_train=p.stride_train,
+        stride_test=p.stride_test,
+        prompts=p.prompts,
+        seed=p.seed,
+        device=p.device,
+        name=f"fine-tuning {weights} {head} split {split}",
+        **{name: getattr(pretrain, name) for name in names},
+    )
+    return cached(finetune.train, profile=p.profile, **arguments | changed)
+
+
+def few_labels(p: SimpleNamespace, weights: str, head: str, videos: int, seed: int) -> Path:
+    """Fine-tuning on so many videos (0: all) for as many steps as on any other number; each seed has its own split."""
+    split = SPLITS[seed % len(SPLITS)]
+    count = videos or len(read_bundle(salads(p) / f"splits/train.split{split}.bundle"))
+    epochs = math.ceil(p.few_steps / count)
+    return fine_tuning(
+        p, split, weights, head, num_videos=videos, num_epochs=epochs, evaluate_every=epochs, seed=seed,
+        name=f"{weights} {head} {videos or 'all'} videos seed {seed}",
+    )  # fmt: skip
+
+
+# -- the jobs of the Snakefile ---------------------------------------------------------------------------------------
+
+
+def job(stage: str, needs: tuple[str, ...] = (), **arguments) -> dict:
+    """One job: a stage with its arguments, after others."""
+    return {"stage": stage, "arguments": arguments, "needs": list(needs), "notebook": NOTEBOOK[stage]}
+
+
+def jobs(profile: str) -> dict[str, dict]:
+    """The heavy stages of a profile by name, each {"stage", "arguments", "needs", "notebook"}."""
+    p = {name: params.load(NOTEBOOK[name], profile) for name in ("cropping", "baseline", "control", "fine_tuning")}
+    found = {
+        "corpus": job("corpus"),
+        "s3d_weights": job("s3d_weights", ("corpus",)),
+        "i3d_weights": job("i3d_weights", ("corpus",)),
+        "s3d_salads": job("s3d_features", ("s3d_weights",), videos="salads"),
+        "s3d_howto": job("s3d_features", ("s3d_weights",), videos="howto"),
+        "i3d_features": job("i3d_features", ("i3d_weights",)),
+    }
+    for recipe in ("reference", "own", "one_cluster"):
+        found[f"pretraining_{recipe}"] = job("pretraining", ("s3d_howto",), recipe=recipe)
+    for captions, seed in controls(p["control"]):
+        found[f"control_{captions}_{seed}"] = job("control", ("corpus",), captions=captions, seed=seed)
+    for cut in p["cropping"].cuts:
+        found[f"cropping_{cut}"] = job("cropping", ("i3d_features",), cut=cut)
+    for split in p["baseline"].splits:
+        found[f"baseline_split{split}"] = job("baseline", ("i3d_features",), split=split)
+    pretrained = ("s3d_salads", "pretraining_reference", "pretraining_own")
+    for weights in ("reference", "own"):
+        for head in p["fine_tuning"].heads_tuned:
+            found[f"fine_tuning_{weights}_{head}"] = job("fine_tuning_splits", pretrained, weights=weights, head=head)
+    for head in p["fine_tuning"].heads_tuned:
+        found[f"few_labels_{head}"] = job("few_labels_all", pretrained, head=head)
+    return found
+
+
+def controls(p: SimpleNamespace) -> list[tuple[str, int]]:
+    """(captions, seed) of the control: the true captions once, permuted ones with every seed."""
+    return [("true", p.seed), *(("permuted", seed) for seed in p.control_seeds)]
+
+
+def fine_tuning_splits(p: SimpleNamespace, weights: str, head: str) -> list[Path]:
+    """Fine-tuning on every split of the notebook."""
+    return [fine_tuning(p, split, weights, head) for split in p.splits]
+
+
+def few_labels_runs(p: SimpleNamespace, head: str) -> list[dict]:
+    """Every run of the comparison with few labels: weights, head, videos, seed."""
+    return [
+        dict(weights=weights, head=head, videos=videos, seed=seed)
+        for videos in p.few_videos
+        for seed in p.few_seeds
+        for weights in ("reference", "scratch")
+    ]
+
+
+def few_labels_all(p: SimpleNamespace, head: str) -> list[Path]:
+    """All runs of `few_labels_runs`."""
+    return [few_labels(p, **run) for run in few_labels_runs(p, head)]
