@@ -1,0 +1,48 @@
+"""Zero-shot segmentation: class names through the text tower, windows of a video through the video tower, dot product."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from thesis_lib import segmentation
+from thesis_lib.data import salads
+from thesis_lib.data.text import Vocabulary
+from thesis_lib.models.videoclip import VideoCLIP
+from thesis_lib.training.finetune import read_videos
+from thesis_lib.training.videoclip import load
+
+
+def class_vectors(model: VideoCLIP, root: Path, vocab: Path, prompts: str = "readable") -> torch.Tensor:
+    """[C, H]: the pooled text vector of each class name of root/mapping.txt."""
+    ids, mask = Vocabulary(vocab).encode(segmentation.prompts(salads.class_names(root), prompts))
+    with torch.no_grad():
+        return model.encode_text(torch.from_numpy(ids), torch.from_numpy(mask))
+
+
+def predict(
+    weights: Path,
+    *,
+    features: Path,
+    root: Path,
+    split: int,
+    vocab: Path,
+    fps: float,
+    window: int = 32,
+    stride: int = 16,
+    prompts: str = "readable",
+) -> tuple[list[str], list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """(names, predictions [S], targets [S], scores [S, C]) of the test videos of a split, a second at a time.
+
+    No class is background: each second gets the class of the largest dot product. [CLS] is masked out of the video
+    tower, as the official predictor does (fairseq examples/MMPT, evaluators/predictor.py).
+    """
+    model = load(weights)
+    classes = class_vectors(model, root, vocab, prompts)
+    videos = read_videos(features, root, split, "test", fps)
+
+    def encode(clips: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return model.encode_video_tokens(clips, mask, attend_cls=False)
+
+    scores = [segmentation.segment(encode, video.features, classes, window, stride).numpy() for video in videos]
+    return [v.name for v in videos], [s.argmax(1) for s in scores], [v.labels.numpy() for v in videos], scores
