@@ -138,15 +138,26 @@ def test_the_schedule_counts_optimizer_steps(tmp_path):
     assert history["lr"].tolist() == pytest.approx([0.097])
 
 
-def test_polynomial_decay():
+def rates(schedule_of, **arguments):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = loop.polynomial_decay(optimizer, num_steps=10, warmup=4)
-    rates = []
+    schedule = schedule_of(optimizer, **arguments)
+    found = []
     for _ in range(12):
-        rates.append(optimizer.param_groups[0]["lr"])
+        found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    assert rates == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2 * 5 / 6, 2 * 4 / 6, 1.0, 2 * 2 / 6, 2 / 6, 0.0, 0.0])
+    return found
+
+
+def test_polynomial_decay():
+    expected = [0.5, 1.0, 1.5, 2.0, 2.0, 2 * 5 / 6, 2 * 4 / 6, 1.0, 2 * 2 / 6, 2 / 6, 0.0, 0.0]
+    assert rates(loop.polynomial_decay, num_steps=10, warmup=4) == pytest.approx(expected)
+
+
+def test_cosine_decay():
+    cosine = [1 + np.cos(np.pi * step / 10) for step in range(10)] + [0.0, 0.0]
+    expected = [value * min(1, (step + 1) / 4) for step, value in enumerate(cosine)]
+    assert rates(loop.cosine_decay, num_steps=10, warmup=4) == pytest.approx(expected)
 
 
 def test_evaluation_sees_eval_mode_every_so_often_and_at_the_end(tmp_path):
