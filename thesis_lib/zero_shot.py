@@ -1,4 +1,4 @@
-"""Zero-shot segmentation: class names through the text tower, windows of a video through the video tower, dot product."""
+"""Zero-shot segmentation: class names through the text tower, windows of video through the video tower, dot product."""
 
 from pathlib import Path
 
