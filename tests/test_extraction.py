@@ -174,3 +174,20 @@ def test_a_break_while_writing_leaves_no_file_of_that_name(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         extraction.save_array(tmp_path / "x.npy", np.ones(3))
     assert not (tmp_path / "x.npy").exists()
+
+
+def test_i3d_windows_that_share_the_stem_equal_windows_alone():
+    """Every window has zeros around it: what is shared between windows must not see a neighbour's frames."""
+    from thesis_lib.models.i3d import I3DR50
+
+    torch.manual_seed(0)
+    model = I3DR50(stem_dim=2).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.running_mean.normal_()
+            module.bias.data.normal_()
+    frames = torch.randn(27, 3, 40, 40)
+    with torch.inference_mode():
+        for window in (8, 21):
+            alone = torch.cat([model(frames[s : s + window].transpose(0, 1)[None]) for s in range(28 - window)])
+            torch.testing.assert_close(model.windows(frames, window), alone, rtol=1e-5, atol=1e-6)

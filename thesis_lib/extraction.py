@@ -192,4 +192,6 @@ def _windows_to_vectors(model: nn.Module, frames: torch.Tensor, window: int) -> 
     """Frames [N, 3, H, W] -> [vectors [N - window + 1, D]] of the windows in them, or [] if there is no whole one."""
     if len(frames) < window:
         return []
+    if hasattr(model, "windows"):  # shares between windows what they have in common
+        return [model.windows(frames, window).float()]
     return [model(frames.unfold(0, window, 1).movedim(-1, 2)).float()]

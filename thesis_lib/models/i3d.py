@@ -56,15 +56,7 @@ class I3DR50(nn.Module):
 
         Raises ValueError if head="window" and the clip has fewer than 8 frames or a side below 193 pixels.
         """
-        x = self.feature_map(clip)
-        if self.head == "adaptive":
-            return x.mean(dim=(2, 3, 4))
-        if not _fits(R50_WINDOW, x):
-            raise ValueError(
-                f'I3DR50 with head="window" needs 8 frames of 193 pixels or more, not {tuple(clip.shape[2:])}: '
-                'use head="adaptive"'
-            )
-        return _window_mean(x, R50_WINDOW).mean(dim=(2, 3, 4))
+        return self._pool(self.feature_map(clip))
 
     def logits(self, clip):
         """clip [B, 3, T, H, W] -> class scores [B, num_classes].
@@ -82,6 +74,48 @@ class I3DR50(nn.Module):
         for block in self.blocks[:-1]:
             clip = block(clip)
         return clip
+
+
+    def _pool(self, x):
+        """A map [B, features_dim, t, h, w] -> [B, features_dim] by the head."""
+        if self.head == "adaptive":
+            return x.mean(dim=(2, 3, 4))
+        if not _fits(R50_WINDOW, x):
+            raise ValueError(
+                f'I3DR50 with head="window" needs 8 frames of 193 pixels or more, its map is {tuple(x.shape[2:])}: '
+                'use head="adaptive"'
+            )
+        return _window_mean(x, R50_WINDOW).mean(dim=(2, 3, 4))
+
+    def windows(self, frames, window: int = 21):
+        """frames [N, 3, H, W] -> [N - window + 1, features_dim]: what forward gives for each `window` consecutive ones.
+
+        Windows overlap in all frames but one, so the stem, the dearest layer, runs once a frame instead of once a
+        window. Only the first two and the last two frames of a window, where its kernel of 5 meets the zeros around the
+        window, have maps of their own: five maps a frame in place of `window`. For inference (batch norm in eval mode).
+        """
+        stem, rest = self.blocks[0], self.blocks[1:-1]
+        reach = stem.conv.kernel_size[0] // 2
+        starts = len(frames) - window + 1
+        video = frames.transpose(0, 1)[None]
+
+        def stem_maps(first_tap: int, last_tap: int, position: int):
+            """Stem maps [starts, C, h, w] at one position of every window, with some taps of the kernel."""
+            first = position - reach + first_tap
+            taps = stem.conv.weight[:, :, first_tap : last_tap + 1]
+            clip = video[:, :, first : first + starts + last_tap - first_tap]
+            x = F.conv3d(clip, taps, stem.conv.bias, (1, *stem.conv.stride[1:]), (0, *stem.conv.padding[1:]))
+            return stem.pool(stem.activation(stem.norm(x)))[0].transpose(0, 1)
+
+        inner = F.conv3d(video, stem.conv.weight, stem.conv.bias, stem.conv.stride, (0, *stem.conv.padding[1:]))
+        inner = stem.pool(stem.activation(stem.norm(inner)))[0].transpose(0, 1)  # of frame `reach` and those after it
+        inner = inner.unfold(0, window - 2 * reach, 1).movedim(-1, 2)
+        before = [stem_maps(reach - k, 2 * reach, k) for k in range(reach)]
+        after = [stem_maps(0, reach + k, window - 1 - k) for k in reversed(range(reach))]
+        x = torch.cat([torch.stack(before, 2), inner, torch.stack(after, 2)], dim=2)
+        for block in rest:
+            x = block(x)
+        return self._pool(x)
 
 
 # Layers in front of the Inception blocks: output channels, kernel, stride; pools are named as in the released code.
