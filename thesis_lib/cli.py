@@ -188,7 +188,7 @@ def _threads(jobs: int) -> int:
 
 
 def _state(name: str, profile: str) -> str:
-    states = {"": "done", ".failed": "failed", ".running": "running", ".stale": "out of date"}
+    states = {"": "done", ".failed": "failed", ".running": "unfinished", ".stale": "out of date"}
     return next((text for state, text in states.items() if execute.target(name, profile, state).exists()), "not run")
 
 
