@@ -104,7 +104,7 @@ def test_history_counts_steps_and_pairs_and_clusters_are_kept(howto, tmp_path):
 def test_a_step_over_clusters_is_the_mean_of_their_gradients(howto, tmp_path, monkeypatch):
     """One step of 6 clusters against the explicit sum of six gradients, at the first weights, with plain descent."""
     root, _ = howto
-    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, betas: torch.optim.SGD(parameters, lr=lr))
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, **_: torch.optim.SGD(parameters, lr=lr))
     seen = []
     real = videoclip.Collate.__call__
     monkeypatch.setattr(videoclip.Collate, "__call__", lambda self, picks: seen.append(real(self, picks)) or seen[-1])

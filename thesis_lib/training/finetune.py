@@ -111,7 +111,7 @@ def train(
     class_scores = _head(head, model, ids, mask, freeze_text)
 
     optimizer = torch.optim.Adam(
-        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=lr, betas=(0.9, 0.98)
+        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=lr, betas=(0.9, 0.98), fused=True
     )
     scheduler = loop.polynomial_decay(optimizer, schedule_steps, warmup)
     memory = {"epochs": [], "predictions": {video.name: [] for video in test_videos}}

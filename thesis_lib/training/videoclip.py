@@ -125,7 +125,7 @@ def train(
     loop.seed_everything(seed)
     model = VideoCLIP(config).to(device)
     optimizer = torch.optim.Adam(
-        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=lr, betas=(0.9, 0.98)
+        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=lr, betas=(0.9, 0.98), fused=True
     )
     scheduler = loop.polynomial_decay(optimizer, schedule_steps or num_steps, warmup)
     as_new = deepcopy((optimizer.state_dict(), scheduler.state_dict()))
