@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 # Added to the score of a frame outside the window: its weight is then exactly 0, and it still fits into half precision.
 NEVER = -3e4
+LONG = 2048  # frames from which memory counts for more than time
 
 
 class ASFormer(nn.Module):
@@ -125,8 +126,10 @@ class WindowAttention(nn.Module):
     def forward(self, x, source, window):
         query, key = _project(self.query_conv, x), _project(self.key_conv, x)
         value = _project(self.value_conv, source)
-        # The overlapping windows of keys and values are several times larger than these: made again for the gradient.
-        attended = checkpoint(attend, query, key, value, window, use_reentrant=False, preserve_rng_state=False)
+        if x.shape[-1] < LONG:
+            attended = attend(query, key, value, window)
+        else:  # the overlapping windows of keys and values are several times larger: made again for the gradient
+            attended = checkpoint(attend, query, key, value, window, use_reentrant=False, preserve_rng_state=False)
         return self.conv_out(F.relu(attended).transpose(1, 2))
 
 
