@@ -11,7 +11,6 @@ import yaml
 
 from thesis_lib import params, paths
 
-COMMON = {"profile": str, "seed": int, "data_root": str, "howto_root": str, "device": str}
 NAMES = params.notebooks()
 
 
@@ -32,7 +31,9 @@ def code(notebook):
 def test_parameters_are_typed_explained_and_complete(name):
     declared = params.declared(name)
     assert [parameter.name for parameter in declared.values() if len(parameter.help) < 5] == []
-    assert {common: declared[common].type for common in COMMON} == COMMON
+    assert {name: declared[name].type for name in params.COMMON} == {name: str for name in params.COMMON} | {
+        "seed": int
+    }
 
 
 def test_defaults_are_the_smoke_profile(name):
@@ -53,7 +54,7 @@ def test_the_record_follows_the_parameters(notebook):
 
 def test_cells_are_short_and_call_the_library(notebook):
     for cell in code(notebook):
-        assert cell.source.count("\n") < 25, cell.source
+        assert cell.source.count("\n") < 25 or "parameters" in cell.metadata.get("tags", []), cell.source
         assert not re.search(r"^\s*[%!]", cell.source, re.MULTILINE), "no magics, no shell"
         for node in ast.walk(ast.parse(cell.source)):
             assert not isinstance(node, ast.ClassDef), cell.source
@@ -82,9 +83,10 @@ def test_stored_outputs_are_small_text(notebook):
     assert len(nbformat.writes(notebook)) < 150_000
 
 
-def test_it_is_stripped_as_the_commit_hook_strips(name):
+def test_they_are_stripped_as_the_commit_hook_strips():
     hooks = yaml.safe_load((paths.ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     (arguments,) = [hook["args"] for hook in hooks if hook["id"] == "nbstripout"]
-    command = [sys.executable, "-m", "nbstripout", "--verify", *arguments, str(paths.NOTEBOOKS / f"{name}.ipynb")]
+    files = [str(paths.NOTEBOOKS / f"{name}.ipynb") for name in NAMES]
+    command = [sys.executable, "-m", "nbstripout", "--verify", *arguments, *files]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}: run nbstripout {' '.join(arguments)}"
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}: run .venv/bin/pre-commit run --all-files"

@@ -28,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
             raise  # not a user's mistake that our code has described
         print(f"thesis: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # thesis params 04 | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("thesis: stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -22,6 +22,7 @@ from thesis_lib import paths
 
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 TYPES |= {f"list[{item.__name__}]": list[item] for item in (int, float, str)}
+COMMON = ("profile", "seed", "data_root", "howto_root", "device")  # declared by every notebook
 YAML_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 reads 1e-4, without a point, as text
 
 
@@ -82,7 +83,10 @@ def layered(notebook: str, profile: str, overrides: dict | None = None) -> tuple
     common = _read(folder / "common.yaml", common_file)
     if common.get("profile", profile) != profile:
         raise ValueError(f"{common_file}: profile: {common['profile']!r}: expected '{profile}', the folder's name")
-    if not (folder / f"{notebook}.yaml").is_file() and (unset := [name for name in own if name not in common]):
+    unset = [name for name in own if name not in common and name not in COMMON]
+    if (
+        unset and not (folder / f"{notebook}.yaml").is_file()
+    ):  # or a large profile would run at the size of the defaults
         raise ValueError(f"{own_file} is missing: expected values of {', '.join(unset)}")
     everyone = own | {name: parameter for other in notebooks() for name, parameter in declared(other).items()}
     for name, value in common.items():
