@@ -13,12 +13,13 @@ from thesis_lib.palette import INK, OURS, PAGE_WIDTH, PAPER, SERIES, TEXT_WIDTH,
 
 @styled
 def learning_curves(
-    history, y, hue=None, x="epoch", unit="split", labels=None, colors=None, width=TEXT_WIDTH
+    history, y, hue=None, x="epoch", unit="split", labels=None, colors=None, width=TEXT_WIDTH, reference=None
 ) -> Figure:
     """One panel a quantity: a thin line per split, the mean and a band of one standard deviation.
 
     history: one row an epoch and split, with the columns named by x, y, hue and unit (absent unit: one line).
     y: a column or a list of them. labels: {column: axis label}. colors: {value of hue: colour}.
+    reference: {column: {text: level}} drawn as dashed lines.
     """
     columns = [y] if isinstance(y, str) else list(y)
     figure, axes = panels(1, len(columns), width=width, height=2.6)
@@ -33,7 +34,11 @@ def learning_curves(
             at = group.groupby(x)[column]
             mean, spread = at.mean(), at.std(ddof=1).fillna(0)
             ax.fill_between(mean.index, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
-            ax.plot(mean.index, mean, color=color, label=str(name))
+            ax.plot(mean.index, mean, color=color, label=str(name), marker="o" if len(mean) < 4 else None, markersize=3)
+        for text, level in (reference or {}).get(column, {}).items():
+            ax.axhline(level, color=PAPER, linestyle="--", linewidth=0.9)
+            place = (0.99, level), (0, 2), ("axes fraction", "data"), "offset points"
+            ax.annotate(text, *place, ha="right", va="bottom", fontsize=8, color=PAPER)
         ax.set_xlabel(x)
         ax.set_title((labels or {}).get(column, column.replace("_", " ")))
         ax.grid(axis="y")
@@ -185,6 +190,24 @@ def segment_lengths(lengths, unit="s") -> Figure:
 
 
 @styled
+def histogram(values, label, ylabel="% of each", bins=40) -> Figure:
+    """Distributions on one axis, each as per cent of its own. values: {title: [N]}; label: of the axis."""
+    groups = {title: np.asarray(row, dtype=float) for title, row in values.items()}
+    everything = np.concatenate(list(groups.values()))
+    edges = np.linspace(everything.min(), everything.max() + 1e-9, bins + 1)
+    figure, axes = panels(height=2.6)
+    ax = axes[0, 0]
+    for color, (title, row) in zip(SERIES, groups.items(), strict=False):
+        weights, text = np.full(len(row), 100 / len(row)), f"{title}: median {np.median(row):.2f}"
+        look = dict(histtype="stepfilled", facecolor=(color, 0.18), edgecolor=color, lw=1.3)
+        ax.hist(row, edges, weights=weights, label=text, **look)
+    ax.set_xlabel(label)
+    ax.set_ylabel(ylabel)
+    figure.legend(loc="outside upper left", ncols=2)
+    return figure
+
+
+@styled
 def caption_lag(lags, title="") -> Figure:
     """How long before (-) or after (+) its action a caption is spoken. lags: [N] seconds or {title: [N]}."""
     groups = lags if isinstance(lags, dict) else {title: lags}
@@ -205,4 +228,38 @@ def caption_lag(lags, title="") -> Figure:
     ax.set_xlabel("caption minus action, s")
     ax.set_ylabel("captions")
     ax.legend()
+    return figure
+
+
+@styled
+def positive_pairs(captions, pairs, seconds) -> Figure:
+    """Captions of one video on its time axis, and text and video spans of pairs below them.
+
+    captions: [(start s, end s, text)]. pairs: {title: (text, before, after)}, each a (start s, end s): when the text is
+    said, the video span aligned with it, and the video span drawn around a random moment of it. seconds: the video's.
+    """
+    heights = [0.17 * len(captions), 0.5 * len(pairs)]
+    options = dict(sharex=True, gridspec_kw={"height_ratios": heights})
+    figure, axes = panels(2, 1, width=PAGE_WIDTH, height=sum(heights) + 0.9, **options)
+    top, below = axes[:, 0]
+    for i, (start, end, text) in enumerate(captions):
+        top.barh(i, end - start, left=start, height=0.75, color=THESIS)
+        right = start < 0.6 * seconds
+        top.annotate(text, (end if right else start, i), (3 if right else -3, 0), textcoords="offset points",
+                     ha="left" if right else "right", va="center", fontsize=7)  # fmt: skip
+    top.set_ylim(len(captions) - 0.4, -0.6)
+    for i, spans in enumerate(pairs.values()):
+        kinds = zip(spans, (THESIS, PAPER, OURS), ("text", "video, aligned", "video, lengthened"), strict=True)
+        for k, ((start, end), color, label) in enumerate(kinds):
+            below.barh(
+                i + 0.27 * (k - 1), end - start, left=start, height=0.23, color=color, label=None if i else label
+            )
+    below.set_ylim(len(pairs) - 0.5, -0.5)
+    below.set_yticks(range(len(pairs)), list(pairs))
+    top.set_yticks([])
+    top.set_ylabel("captions")
+    below.set_xlim(0, seconds)
+    below.set_xlabel("time, s")
+    below.grid(axis="x")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure

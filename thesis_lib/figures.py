@@ -11,7 +11,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from thesis_lib.charts import bars, caption_lag, dot_plot, learning_curves, paired_lines, segment_lengths
+from thesis_lib.charts import (
+    bars,
+    caption_lag,
+    dot_plot,
+    histogram,
+    learning_curves,
+    paired_lines,
+    positive_pairs,
+    segment_lengths,
+)
 from thesis_lib.palette import (
     FAINT,
     INK,
@@ -40,8 +49,10 @@ __all__ = [
     "dot_plot",
     "embedding_map",
     "frame_strip",
+    "histogram",
     "learning_curves",
     "paired_lines",
+    "positive_pairs",
     "principal_axes",
     "segment_lengths",
     "similarity_strip",
