@@ -1,4 +1,4 @@
-"""Looks into features and predictions: the measurements that the notebooks on both draw and print beside the results.
+"""Close-ups of features and predictions: what the notebooks on both measure and draw beside their results.
 
 Nothing here is trained and nothing is scored for the summary. Videos, feature folders and runs come in; frames and
 arrays go out.
