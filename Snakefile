@@ -25,8 +25,11 @@ NEEDS["08_summary"] = [name for name in NOTEBOOKS if name < "08"]
 JOBS = stages.jobs(PROFILE)
 THESIS = f"{sys.executable} -m thesis_lib.cli"
 THREADS = config.get("threads", 1)  # Snakemake hands them to OpenMP and asks SLURM for as many CPUs
-PAGE = {"cli.py", "execute.py", "report.py"}  # sources that no number depends on
-SOURCES = sorted(str(file) for file in (paths.ROOT / "thesis_lib").rglob("*.py") if file.name not in PAGE)
+LIBRARY = paths.ROOT / "thesis_lib"
+PAGE = [LIBRARY / f"{name}.py" for name in ("report", "chapters", "markup", "rendering")]
+COMMANDS = [LIBRARY / f"{name}.py" for name in ("cli", "execute", "evaluate")]  # no number depends on them
+SOURCES = sorted(str(file) for file in LIBRARY.rglob("*.py") if file not in PAGE + COMMANDS)
+
 
 
 workdir: paths.report(PROFILE)
@@ -37,7 +40,9 @@ rule all:  # names every notebook, or one that failed would not be missed once a
 
 
 rule report:
-    input: expand("notebooks/{name}.ipynb", name=NOTEBOOKS), str(paths.ROOT / "thesis_lib" / "report.py")
+    input:
+        expand("notebooks/{name}.ipynb", name=NOTEBOOKS),
+        [str(file) for file in PAGE if file.exists()], [str(file) for file in LIBRARY.glob("report_style/*")]
     output: "report.html", "report.pdf"
     resources: mem_mb=2000, runtime=10, gpu=0
     shell: "{THESIS} report --profile {PROFILE}"
