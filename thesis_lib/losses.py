@@ -61,5 +61,4 @@ def ego_nce_loss(similarities, nouns, verbs, temperature: float = 0.05):
     shared = (nouns @ nouns.T > 0) & (verbs @ verbs.T > 0)
     positive = shared | torch.eye(len(similarities), dtype=torch.bool, device=similarities.device)
     scores = similarities / temperature
-    matching = scores.masked_fill(~positive, -torch.inf)
-    return sum((scores.logsumexp(dim=d) - matching.logsumexp(dim=d)).mean() for d in (0, 1))
+    return sum(-scores.log_softmax(dim=d).masked_fill(~positive, -torch.inf).logsumexp(dim=d).mean() for d in (0, 1))

@@ -75,7 +75,6 @@ class I3DR50(nn.Module):
             clip = block(clip)
         return clip
 
-
     def _pool(self, x):
         """A map [B, features_dim, t, h, w] -> [B, features_dim] by the head."""
         if self.head == "adaptive":
