@@ -62,7 +62,7 @@ def test_each_layer_overrides_the_one_before():
     assert params.load("04_baseline", "mini", {"seed": 9, "lr": "1e-5", "splits": "[3]"}).splits == [3]
 
 
-@pytest.mark.parametrize("text, value", [("1", 1.0), ("1e-4", 1e-4), ("-.5E+3", -500.0), ("0.5", 0.5)])
+@pytest.mark.parametrize("text, value", [("1", 1.0), ("1.0e-4", 1e-4), ("-0.5", -0.5), ("0.5", 0.5)])
 def test_floats_as_yaml_gives_them(text, value):
     set_values("04_baseline", f"lr: {text}")
     loaded = params.load("04_baseline", "mini").lr
@@ -73,6 +73,10 @@ def test_floats_as_yaml_gives_them(text, value):
     "line, expected",
     [
         ("lr: fast", "params/mini/04_baseline.yaml: lr: 'fast': expected float, got str"),
+        (
+            "lr: 1e-4",
+            "params/mini/04_baseline.yaml: lr: '1e-4': expected float (YAML reads 1e-4 as text: write 1.0e-04), got str",
+        ),
         ('lr: "0.5"', "params/mini/04_baseline.yaml: lr: '0.5': expected float without quotes, got str"),
         ('seed: "7"', "params/mini/04_baseline.yaml: seed: '7': expected int without quotes, got str"),
         ("seed: 7.0", "params/mini/04_baseline.yaml: seed: 7.0: expected int, got float"),
@@ -146,7 +150,7 @@ def test_find_takes_numbers_names_and_paths():
 
 
 def test_plain_papermill_gives_the_same_record(project):
-    set_values("04_baseline", "lr: 1e-4\nsplits: [3]")
+    set_values("04_baseline", "lr: 1.0e-4\nsplits: [3]")
     set_values("05_pretraining", "clusters: 1")
     command = [sys.executable, "-m", "papermill", "notebooks/04_baseline.ipynb", "out.ipynb", "--no-progress-bar"]
     for file in ("common", "04_baseline"):
@@ -157,7 +161,7 @@ def test_plain_papermill_gives_the_same_record(project):
 
 
 def test_from_cell_checks_what_papermill_injected():
-    namespace = {"__annotations__": {"lr": float, "seed": int}, "lr": "1e-4", "seed": "7"}
+    namespace = {"__annotations__": {"lr": float, "seed": int}, "lr": 1e-4, "seed": "7"}
     with pytest.raises(ValueError, match="parameters cell: seed: '7': expected int without quotes"):
         params.from_cell(namespace)
     assert vars(params.from_cell(namespace | {"seed": 7})) == {"lr": 1e-4, "seed": 7}

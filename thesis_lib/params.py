@@ -23,7 +23,7 @@ from thesis_lib import paths
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 TYPES |= {f"list[{item.__name__}]": list[item] for item in (int, float, str)}
 COMMON = ("profile", "seed", "data_root", "howto_root", "device")  # declared by every notebook
-YAML_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 reads 1e-4, without a point, as text
+YAML_TEXT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 reads 1e-4, without a point, as text
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,9 @@ def from_cell(namespace: dict) -> SimpleNamespace:
 
 
 def coerce(value: object, parameter: Parameter, source: str) -> object:
-    """`value` as the declared type. Ints pass as floats, and so does text like 1e-4; nothing else is converted."""
+    """`value` as the declared type. Ints pass as floats; nothing else is converted."""
     kind = parameter.type
     if kind is float and type(value) is int:
-        return float(value)
-    if kind is float and isinstance(value, str) and YAML_FLOAT.fullmatch(value):
         return float(value)
     if isinstance(kind, GenericAlias) and isinstance(value, list | tuple):
         item = Parameter(parameter.name, kind.__args__[0], None, "")
@@ -136,7 +134,9 @@ def coerce(value: object, parameter: Parameter, source: str) -> object:
     if type(value) is kind:
         return value
     hint = ""
-    if isinstance(value, str) and kind is not str and type(_from_text(value, parameter)) is kind:
+    if kind is float and isinstance(value, str) and YAML_TEXT.fullmatch(value):
+        hint = f" (YAML reads {value} as text: write {float(value):.1e})"
+    elif isinstance(value, str) and kind is not str and type(_from_text(value, parameter)) is kind:
         hint = " without quotes"
     elif kind is str:
         hint = " in quotes (YAML reads yes, no, on, off as true and false)" if isinstance(value, bool) else " in quotes"
@@ -181,6 +181,8 @@ def _read(file: Path, source: str) -> dict:
 def _from_text(value: object, parameter: Parameter | None) -> object:
     if not isinstance(value, str) or parameter is None or parameter.type is str:
         return value
+    if parameter.type is float and YAML_TEXT.fullmatch(value):
+        return float(value)
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:
