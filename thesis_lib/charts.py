@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from thesis_lib.palette import INK, OURS, PAGE_WIDTH, PAPER, SERIES, TEXT_WIDTH, THESIS, panels, plain, styled
+from thesis_lib.palette import INK, OURS, PAGE_WIDTH, PAPER, SERIES, TEXT_WIDTH, THESIS, WRONG, panels, plain, styled
 
 
 @styled
@@ -37,8 +37,10 @@ def learning_curves(
             ax.plot(mean.index, mean, color=color, label=str(name), marker="o" if len(mean) < 4 else None, markersize=3)
         for text, level in (reference or {}).get(column, {}).items():
             ax.axhline(level, color=PAPER, linestyle="--", linewidth=0.9)
-            place = (0.99, level), (0, 2), ("axes fraction", "data"), "offset points"
-            ax.annotate(text, *place, ha="right", va="bottom", fontsize=8, color=PAPER)
+            gap = (history.dropna(subset=[column]).groupby(x)[column].mean() - level).abs()
+            left = gap.iloc[0] > gap.iloc[-1]  # where the curves are farther away
+            place = (0.01 if left else 0.99, level), (0, 2), ("axes fraction", "data"), "offset points"
+            ax.annotate(text, *place, ha="left" if left else "right", va="bottom", fontsize=8, color=PAPER)
         ax.set_xlabel(x)
         ax.set_title((labels or {}).get(column, column.replace("_", " ")))
         ax.grid(axis="y")
@@ -208,6 +210,27 @@ def histogram(values, label, ylabel="% of each", bins=40) -> Figure:
 
 
 @styled
+def ranking(values, colors, label) -> Figure:
+    """Named values 0..1 as horizontal bars, in the order given from the top.
+
+    values: a series by name; colors: {name: colour}.
+    """
+    figure, axes = panels(height=0.2 * len(values) + 0.7)
+    ax, places = axes[0, 0], -np.arange(len(values))
+    ax.barh(
+        places, values, color=[colors[name] for name in values.index], edgecolor="#999999", linewidth=0.4, height=0.75
+    )
+    for place, value in zip(places, values, strict=True):
+        ax.annotate(f"{value:.2f}", (value, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
+    ax.set_yticks(places, plain(values.index))
+    ax.set_xlim(0, 1.05)
+    ax.set_xlabel(label)
+    ax.grid(axis="x")
+    ax.margins(y=0.01)
+    return figure
+
+
+@styled
 def caption_lag(lags, title="") -> Figure:
     """How long before (-) or after (+) its action a caption is spoken. lags: [N] seconds or {title: [N]}."""
     groups = lags if isinstance(lags, dict) else {title: lags}
@@ -249,7 +272,7 @@ def positive_pairs(captions, pairs, seconds) -> Figure:
                      ha="left" if right else "right", va="center", fontsize=7)  # fmt: skip
     top.set_ylim(len(captions) - 0.4, -0.6)
     for i, spans in enumerate(pairs.values()):
-        kinds = zip(spans, (THESIS, PAPER, OURS), ("text", "video, aligned", "video, lengthened"), strict=True)
+        kinds = zip(spans, (THESIS, PAPER, OURS), ("text", "video, aligned", "video, drawn"), strict=True)
         for k, ((start, end), color, label) in enumerate(kinds):
             below.barh(
                 i + 0.27 * (k - 1), end - start, left=start, height=0.23, color=color, label=None if i else label
@@ -262,4 +285,30 @@ def positive_pairs(captions, pairs, seconds) -> Figure:
     below.set_xlabel("time, s")
     below.grid(axis="x")
     figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def bounded(frame, x, y, bounds, marked=None, labels=None) -> Figure:
+    """Dots in groups, and above each group a bar: what no dot of it may exceed.
+
+    frame: columns x and y. bounds: {value of x: bound}. marked: {index of a row: text}, drawn in red and named.
+    labels: {column: axis label}.
+    """
+    places, marked = {value: i for i, value in enumerate(bounds)}, marked or {}
+    figure, axes = panels(height=2.8)
+    ax = axes[0, 0]
+    for value, bound in bounds.items():
+        rows = frame[(frame[x] == value) & ~frame.index.isin(list(marked))]
+        at = places[value] + np.linspace(-0.25, 0.25, len(rows))
+        ax.plot([places[value] - 0.36, places[value] + 0.36], [bound, bound], color=INK, linewidth=1.6)
+        ax.plot(at, rows[y], "o", color=THESIS, markersize=4.5, markeredgewidth=0)
+    for index, text in marked.items():
+        point = places[frame.loc[index, x]], frame.loc[index, y]
+        ax.plot(*point, "o", color=WRONG, markersize=6, markeredgewidth=0)
+        ax.annotate(text, point, (7, 0), textcoords="offset points", va="center", fontsize=8, color=WRONG)
+    ax.set_xticks(list(places.values()), plain(places))
+    ax.set_xlabel((labels or {}).get(x, x))
+    ax.set_ylabel((labels or {}).get(y, y))
+    ax.grid(axis="y")
     return figure

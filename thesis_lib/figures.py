@@ -13,12 +13,14 @@ from matplotlib.patches import Patch
 
 from thesis_lib.charts import (
     bars,
+    bounded,
     caption_lag,
     dot_plot,
     histogram,
     learning_curves,
     paired_lines,
     positive_pairs,
+    ranking,
     segment_lengths,
 )
 from thesis_lib.palette import (
@@ -42,6 +44,7 @@ __all__ = [
     "PAPER",
     "THESIS",
     "bars",
+    "bounded",
     "caption_lag",
     "class_balance",
     "class_colors",
@@ -54,6 +57,7 @@ __all__ = [
     "paired_lines",
     "positive_pairs",
     "principal_axes",
+    "ranking",
     "segment_lengths",
     "similarity_strip",
     "timelines",

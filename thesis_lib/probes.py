@@ -238,6 +238,13 @@ def segment_lengths(sequences: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([ends - starts for _, starts, ends in runs])
 
 
+def beyond(values: Sequence[float], others: Sequence[float], alpha: float = 0.05) -> bool:
+    """Whether the mean of one list is above that of another by more than chance gives (Welch's t-test, two-sided)."""
+    from scipy.stats import ttest_ind
+
+    return bool(np.mean(values) > np.mean(others) and ttest_ind(values, others, equal_var=False).pvalue < alpha)
+
+
 def verdict(first: Sequence[float], second: Sequence[float], unit: str = "splits", alpha: float = 0.05) -> str:
     """Two lists of numbers of the same splits (or seeds) in words: means, difference, paired test, what it allows."""
     test = metrics.paired_test(first, second)
