@@ -162,3 +162,34 @@ def test_svg_repeats_itself_and_rasterises_frames():
     first, second = figures.to_svg(make()), figures.to_svg(make())
     assert first == second and "data:image/png;base64" in first and not re.search(r"20\d\d-\d\d-\d\d", first)
     assert "<text" not in first  # letters are paths: the same on every machine
+
+
+def test_ranking_keeps_the_order_and_the_colours():
+    values = pd.Series({"add_oil": 0.9, "cut_tomato": 0.25})
+    ax = figures.ranking(values, dict(zip(values.index, figures.class_colors(values.index), strict=True)), "F1").axes[0]
+    assert [bar.get_width() for bar in ax.patches] == [0.9, 0.25]
+    assert ax.patches[0].get_y() > ax.patches[1].get_y() and ax.get_yticklabels()[0].get_text() == "add oil"
+    assert ax.patches[1].get_facecolor()[:3] == pytest.approx(to_rgb(palette.CLASSES["cut_tomato"]))
+
+
+def test_histogram_gives_each_distribution_its_own_hundred_per_cent():
+    figure = figures.histogram({"a": np.linspace(0, 1, 50), "b": np.zeros(7)}, "cosine", bins=10)
+    heights = [patch.get_xy()[:, 1].max() for patch in figure.axes[0].patches]
+    assert heights == pytest.approx([10, 100])
+    assert [text.get_text() for text in figure.legends[0].texts] == ["a: median 0.50", "b: median 0.00"]
+
+
+def test_learning_curves_show_the_level_of_chance():
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [4.0, 3.0]})
+    ax = figures.learning_curves(history, "loss", reference={"loss": {"chance": 4.2}}).axes[0]
+    assert ax.lines[-1].get_ydata()[0] == 4.2 and ax.texts[0].get_text() == "chance"
+
+
+def test_bounded_draws_every_dot_below_the_bar_of_its_group_and_names_the_odd_one():
+    frame = pd.DataFrame({"split": ["1", "1", "2"], "length": [390.0, 360.0, 355.0]})
+    figure = figures.bounded(frame, "split", "length", {"1": 396.0, "2": 366.0}, marked={1: "a copy"})
+    lines = figure.axes[0].lines
+    bars = {line.get_ydata()[0] for line in lines if len(line.get_xdata()) == 2}
+    dots = [y for line in lines if line.get_linestyle() == "None" for y in line.get_ydata()]
+    assert bars == {396.0, 366.0} and sorted(dots) == [355.0, 360.0, 390.0]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a copy"]

@@ -21,6 +21,7 @@ from thesis_lib.data.video import read_frames
 from thesis_lib.extraction import prepare
 from thesis_lib.training import i3d
 from thesis_lib.training.finetune import read_videos
+from thesis_lib.training.i3d import STEPS_PER_EPOCH  # noqa: F401  of the logs of both small networks
 from thesis_lib.training.predictions import load_predictions
 
 GREY = round(255 * i3d.MEAN)  # a pixel that is zero after normalisation
@@ -42,6 +43,24 @@ def health(folder: Path, axis: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["video", "vectors", "values", "norm", "least", "largest", "non_finite"])
 
 
+def health_table(folders: Mapping[str, tuple[Path, int]]) -> pd.DataFrame:
+    """`health` in one row a folder. folders: {title: (folder, axis)}."""
+    rows = {}
+    for title, (folder, axis) in folders.items():
+        one = health(folder, axis)
+        rows[title] = {
+            "videos": len(one),
+            "vectors": one["vectors"].sum(),
+            "values": ", ".join(map(str, sorted(one["values"].unique()))),
+            "length, least": one["norm"].min(),
+            "length, mean": one["norm"].mean(),
+            "length, most": one["norm"].max(),
+            "smallest value": one["least"].min(),
+            "not finite": one["non_finite"].sum(),
+        }
+    return pd.DataFrame(rows.values(), index=pd.Index(rows, name="features"))
+
+
 def surplus(features: Path, root: Path) -> pd.DataFrame:
     """One row a labelled video: video, vectors, labels, surplus (vectors that no label belongs to)."""
     rows = []
@@ -50,6 +69,18 @@ def surplus(features: Path, root: Path) -> pd.DataFrame:
         rows.append((file.stem, vectors, len(salads.read_labels(file))))
     frame = pd.DataFrame(rows, columns=["video", "vectors", "labels"])
     return frame.assign(surplus=frame["vectors"] - frame["labels"])
+
+
+def load_i3d(weights: Path, head: str) -> nn.Module:
+    """I3D R50 in eval mode: of a folder of `training.i3d`, or of the file that pytorchvideo released."""
+    from thesis_lib.models.official import load_official
+
+    return i3d.load(weights) if Path(weights).is_dir() else load_official("i3d_r50", weights, head=head)[0]
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers training sets."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def window(path: Path, frame: int, size: int, pixels: int) -> tuple[list[np.ndarray], list[str]]:
@@ -111,6 +142,13 @@ def sample(videos: Sequence, axis: int, every: int = 1) -> tuple[np.ndarray, np.
     return np.concatenate(vectors), np.concatenate([np.asarray(v.labels)[::every] for v in videos])
 
 
+def between_classes(vectors: np.ndarray, labels: np.ndarray) -> float:
+    """Share 0..1 of the variance of vectors [N, D] that lies between the means of the classes."""
+    centred = vectors - vectors.mean(0, dtype=np.float64)
+    between = sum((labels == c).sum() * np.square(centred[labels == c].mean(0)).sum() for c in np.unique(labels))
+    return float(between / np.square(centred).sum())
+
+
 def nearest_mean_accuracy(train: tuple, test: tuple) -> float:
     """Accuracy of giving each test vector the class whose mean training vector is nearest: what one vector tells.
 
@@ -168,6 +206,11 @@ def bags_that_name(
     return pd.DataFrame(rows, columns=["candidates", "bags", "captions"])
 
 
+def shown_at(actions: Mapping[str, Sequence[tuple[float, float, str]]], video: str, second: float) -> str:
+    """What an action list says of a moment of a video; "unknown" where it says nothing."""
+    return next((what for start, end, what in actions.get(video, ()) if start <= second < end), "unknown")
+
+
 def load_s3d(weights: Path) -> tuple[nn.Module, S3DWords]:
     """S3D and its words: of a folder of `training.s3d`, or of a released file with s3d_dict.npy beside it."""
     from thesis_lib.models.official import load_official
@@ -185,11 +228,29 @@ def text_vectors(model: nn.Module, words: S3DWords, texts: Sequence[str]) -> np.
     return model.encode_text(torch.from_numpy(words.encode(texts))).numpy()
 
 
+def agreement(vectors: np.ndarray, labels: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """[classes present] cosine between each class's mean vector and its text, both less the mean over these classes."""
+    present = np.unique(labels)
+    pairs = np.stack([vectors[labels == c].mean(0) for c in present]), texts[present]
+    video, text = (side - side.mean(0) for side in pairs)
+    norms = np.linalg.norm(video, axis=1) * np.linalg.norm(text, axis=1)
+    return (video * text).sum(1) / np.maximum(norms, 1e-12)
+
+
 def single_seconds(features: Path, root: Path, split: int, fps: float, classes: np.ndarray) -> tuple[list, list, list]:
     """(names, predictions [S], targets [S]) of the test videos: each second gets the class of the largest product."""
     videos = read_videos(features, root, split, "test", fps)
     predictions = [(video.features.numpy() @ classes.T).argmax(1) for video in videos]
     return [video.name for video in videos], predictions, [video.labels.numpy() for video in videos]
+
+
+def majority(root: Path, split: int) -> int:
+    """The class with the most frames in the training videos of a split: what a constant prediction says."""
+    root = Path(root)
+    mapping = salads.read_mapping(root / "mapping.txt")
+    names = salads.read_bundle(root / f"splits/train.split{split}.bundle")
+    labels = (salads.read_labels(root / f"groundTruth/{name}.txt") for name in names)
+    return metrics.majority_class([salads.encode(one, mapping) for one in labels])
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------
