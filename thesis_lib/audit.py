@@ -92,7 +92,7 @@ def paired_tests() -> pd.DataFrame:
                 test = metrics.paired_test(accuracy.loc[table, splits], accuracy.loc[other, splits])
                 rows.append({"table": table, "against": other, "splits": f"{splits[0]}-5"} | test)
     frame = pd.DataFrame(rows)
-    return frame.assign(p_holm=frame.groupby("splits")["p"].transform(_holm))
+    return frame.assign(p_holm=frame.groupby("splits")["p"].transform(holm))
 
 
 def table6_without_the_copy() -> pd.DataFrame:
@@ -108,7 +108,14 @@ def comparable() -> pd.DataFrame:
     numbers = published.tables()
     numbers = numbers[numbers["direction"] != ""]
     groups = numbers.groupby(["protocol", "metric", "unit", "direction"], sort=False)["method"]
-    return groups.agg(lambda methods: ", ".join(dict.fromkeys(methods))).rename("methods").reset_index()
+    return groups.agg(lambda methods: "; ".join(dict.fromkeys(methods))).rename("methods").reset_index()
+
+
+def holm(p):
+    """Holm's step-down correction of a family of p-values (a Series)."""
+    order = p.sort_values()
+    corrected = (order * np.arange(len(p), 0, -1)).cummax().clip(upper=1)
+    return corrected.reindex(p.index)
 
 
 def _splits(tables):
@@ -116,10 +123,3 @@ def _splits(tables):
     numbers = published.tables()
     numbers = numbers[numbers["table"].isin(tables) & numbers["row"].str.startswith("split")]
     return numbers.pivot(index=["table", "split"], columns="metric", values="value")
-
-
-def _holm(p):
-    """Holm's step-down correction of a family of p-values."""
-    order = p.sort_values()
-    corrected = (order * np.arange(len(p), 0, -1)).cummax().clip(upper=1)
-    return corrected.reindex(p.index)
