@@ -278,3 +278,8 @@ def test_typst_tables_keep_alignment_spans_and_quotes():
     text = markup.typst_table(markup.clean(f"<table>{head}{body}</table>"))
     assert text.startswith('#fitted-table(false, 2, (left, left,), table.header([#strong[#"a \\"b\\""]]')
     assert 'table.cell(colspan: 2, )[#"x\\\\y"]' in text and '[#strong[#"1.5"]]' in text
+
+
+def test_a_metric_is_no_address():
+    words = "F1@50 of [one](https://x.org) and <https://y.org>"
+    assert "mailto" not in str(markup.parse([words])) and str(markup.parse([words])).count("'Link'") == 2

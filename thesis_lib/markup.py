@@ -14,7 +14,8 @@ def parse(texts: list[str]) -> list[list[dict]]:
     """Markdown texts as pandoc blocks, each text for itself, read as cells of one notebook."""
     cells = [nbformat.v4.new_markdown_cell(text, id=f"text-{i}") for i, text in enumerate(texts)]
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
-    document = json.loads(pypandoc.convert_text(nbformat.writes(notebook), "json", format="ipynb"))
+    reader = "ipynb-autolink_bare_uris"  # it takes F1@50 for an address
+    document = json.loads(pypandoc.convert_text(nbformat.writes(notebook), "json", format=reader))
     return [block["c"][1] for block in document["blocks"]]
 
 
