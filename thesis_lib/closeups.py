@@ -21,7 +21,6 @@ from thesis_lib.data.video import read_frames
 from thesis_lib.extraction import prepare
 from thesis_lib.training import i3d
 from thesis_lib.training.finetune import read_videos
-from thesis_lib.training.i3d import STEPS_PER_EPOCH  # noqa: F401  of the logs of both small networks
 from thesis_lib.training.predictions import load_predictions
 
 GREY = round(255 * i3d.MEAN)  # a pixel that is zero after normalisation

@@ -44,11 +44,21 @@ def extract_i3d(
 
 
 def extract_s3d(
-    folder: Path, *, root: Path, weights: Path, frames: int, size: int, normalise: bool, batch_size: int, device: str
+    folder: Path,
+    *,
+    root: Path,
+    weights: Path,
+    frames: int,
+    size: int,
+    normalise: bool,
+    batch_size: int,
+    device: str,
+    num_videos: int = 0,
 ) -> None:
     """<video>.npy [seconds, D] of every video in root/videos: one vector a second.
 
     weights: a folder of `training.s3d`, or a file as antoine77340/S3D_HowTo100M released it. frames: seen of a second.
+    num_videos: the first so many, 0 for all.
     """
     weights = Path(weights)
     model = s3d.load(weights)[0] if weights.is_dir() else load_official("s3d_howto100m", weights)[0]
@@ -61,4 +71,4 @@ def extract_s3d(
         batch=batch_size,
         device=choose_device(device),
     )
-    extract_folder(folder, extractor=extractor, videos=videos_of(root), skip_unreadable=True)
+    extract_folder(folder, extractor=extractor, videos=videos_of(root)[: num_videos or None], skip_unreadable=True)

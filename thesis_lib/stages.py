@@ -142,7 +142,7 @@ def s3d_weights(p: SimpleNamespace, captions: str = "true", seed: int | None = N
     return cached(s3d.train, profile=p.profile, **arguments | smaller)
 
 
-def s3d_features(p: SimpleNamespace, videos: str, weights: Path | None = None) -> Path:
+def s3d_features(p: SimpleNamespace, videos: str, weights: Path | None = None, **smaller) -> Path:
     """<video>.npy [seconds, D] of "salads" or of the narrated videos ("howto"): one vector a second."""
     from thesis_lib import features
 
@@ -159,6 +159,7 @@ def s3d_features(p: SimpleNamespace, videos: str, weights: Path | None = None) -
         normalise=p.s3d_normalise,
         batch_size=p.extraction_batch_size,
         device=p.device,
+        **smaller,
     )
 
 
@@ -227,7 +228,7 @@ def videoclip_weights(p: SimpleNamespace, features: Path | None = None, **change
     from thesis_lib.training import videoclip
 
     names = ("width", "video_layers", "text_layers", "heads", "dropout", "videos_per_cluster", "clips_per_video")
-    names += ("num_steps", "lr", "warmup", "val_videos", "max_tokens", "min_seconds", "max_seconds")
+    names += ("num_steps", "lr", "warmup", "val_videos", "vector_clips", "max_tokens", "min_seconds", "max_seconds")
     arguments = dict(
         features=features or s3d_features(of("s3d_features", p), "howto"),
         howto=howto(p),
@@ -246,16 +247,16 @@ def control(p: SimpleNamespace, captions: str, seed: int) -> tuple[Path, Path]:
     """
     about, pretrain = of("s3d_weights", p), of("pretraining", p)
     weights = s3d_weights(about, captions, seed, num_steps=p.control_s3d_steps, num_videos=p.control_videos)
-    on = {videos: s3d_features(about, videos, weights) for videos in ("howto", "salads")}
+    narrated = s3d_features(about, "howto", weights, num_videos=p.control_videos)
     trained = videoclip_weights(
         pretrain,
-        on["howto"],
+        narrated,
         caption_order=captions,
         num_steps=p.control_steps,
         seed=seed,
         name=f"videoclip {captions} {seed}",
     )
-    return trained, on["salads"]
+    return trained, s3d_features(about, "salads", weights)
 
 
 def fine_tuning(p: SimpleNamespace, split: int, weights: str, head: str, **changed) -> Path:

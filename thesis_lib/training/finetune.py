@@ -76,7 +76,7 @@ def train(
     schedule_steps: where the linear decay would end; a million as published leaves the rate constant after the warm-up,
         so that the first 8 of 15 epochs are a run of 8 epochs.
     attend_cls, seconds_rule: see VideoCLIP and metrics.to_seconds; the defaults are the official code's and ours.
-    history.csv: epoch, loss and lr of training; train_loss, train_accuracy, test_loss, accuracy (test), all a second,
+    history.csv: epoch, loss and lr of training; test_loss and accuracy of the test videos, all a second,
         windows merged as in testing. test_loss is what the thesis chose its epochs by; nothing is chosen here.
     """
     folder = Path(folder)
@@ -140,17 +140,11 @@ def train(
         return cross_entropy(torch.cat(logits), targets).item(), accuracy, predicted
 
     def evaluate(epoch: int) -> dict:
-        train_loss, train_accuracy, _ = score(train_videos)
         test_loss, accuracy, predicted = score(test_videos)
         memory["epochs"].append(epoch)
         for video, labels in zip(test_videos, predicted, strict=True):
             memory["predictions"][video.name].append(labels.to(torch.uint8))
-        return {
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
-            "test_loss": test_loss,
-            "accuracy": accuracy,
-        }
+        return {"test_loss": test_loss, "accuracy": accuracy}
 
     loop.fit(
         folder,

@@ -63,7 +63,7 @@ def train(
         found = torch.cat([model.logits(part.to(device)).argmax(1).cpu() for part in parts])
         return {"accuracy": (found == labels[held_out]).float().mean().item()}
 
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     fit(
         folder,
         model=model,

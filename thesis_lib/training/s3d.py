@@ -81,7 +81,7 @@ def train(
         clips, ids = batch
         return mil_nce_loss(model.encode_video(clips), model.encode_text(ids))
 
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     fit(
         folder,
         model=model,
