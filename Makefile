@@ -2,8 +2,8 @@
 # make test                             ruff, all tests, the notebooks of the smoke profile
 # make lab                              JupyterLab on the notebooks
 # make clean                            forget every result; the environment stays
-# Each sets up .venv by itself. EXTRAS=gpu,dev takes faiss for GPUs. To take torch for CPUs from PyTorch's own index:
-#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make report
+# Each sets up .venv by itself. EXTRAS=gpu,dev takes faiss for GPUs. Wheels in a folder that PIP_FIND_LINKS names (torch
+# for CPUs, say) are taken first.
 
 PROFILE ?= mini
 JOBS ?= 2

@@ -65,7 +65,7 @@ class Project:
     def __init__(self, folder: Path):
         self.folder = folder
         (folder / "thesis_lib").mkdir(parents=True)
-        for name in ("__init__", "cli", "execute", "params", "paths", "results", "runs"):
+        for name in ("__init__", "cli", "execute", "params", "paths", "results", "runs", "tables"):
             shutil.copy(ROOT / "thesis_lib" / f"{name}.py", folder / "thesis_lib")
         shutil.copy(ROOT / "Snakefile", folder)
         for name, text in {"stages": STAGES, "toy": TOY, "report": REPORT}.items():

@@ -75,7 +75,7 @@ def test_floats_as_yaml_gives_them(text, value):
         ("lr: fast", "params/mini/04_baseline.yaml: lr: 'fast': expected float, got str"),
         (
             "lr: 1e-4",
-            "params/mini/04_baseline.yaml: lr: '1e-4': expected float (YAML reads 1e-4 as text: write 1.0e-04), got str",
+            "params/mini/04_baseline.yaml: lr: '1e-4': expected float (YAML reads 1e-4 as text: write 1.0e-04)",
         ),
         ('lr: "0.5"', "params/mini/04_baseline.yaml: lr: '0.5': expected float without quotes, got str"),
         ('seed: "7"', "params/mini/04_baseline.yaml: seed: '7': expected int without quotes, got str"),
