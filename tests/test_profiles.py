@@ -1,0 +1,73 @@
+"""The profiles in params/: every file belongs to a notebook, and the one for real data names what it misses."""
+
+import pytest
+
+from thesis_lib import params, paths, stages
+
+REAL = "50salads"
+FILES = {  # what README.md tells to put under data/
+    "folders": ["data/50salads", "data/howto100m/s3d"],
+    "files": ["I3D_8x8_R50.pyth", "s3d_howto100m.pth", "videoclip/checkpoint_best.pt", "bert-base-uncased/vocab.txt"],
+}
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A project folder without data."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    return tmp_path
+
+
+def put_data(root):
+    for folder in FILES["folders"]:
+        (root / folder).mkdir(parents=True)
+    for name in FILES["files"]:
+        file = root / "data" / "weights" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+@pytest.mark.parametrize("profile", params.profiles())
+def test_every_file_of_a_profile_belongs_to_a_notebook(profile):
+    names = {path.stem for path in (paths.PARAMS / profile).glob("*.yaml")}
+    assert names <= {"common", *params.notebooks()}
+
+
+@pytest.mark.parametrize("name", params.notebooks())
+def test_missing_real_data_is_one_line_that_names_it(name, elsewhere):
+    with pytest.raises(ValueError) as error:
+        params.load(name, REAL)
+    assert str(error.value) == "params/50salads/common.yaml: data_root: 'data/50salads': expected an existing folder"
+
+
+def test_with_the_data_in_place_the_whole_graph_stands(elsewhere):
+    put_data(elsewhere)
+    for name in params.notebooks():
+        assert params.load(name, REAL).data_root == str(elsewhere / "data/50salads")
+    jobs = stages.jobs(REAL)
+    assert {f"baseline_split{split}" for split in range(1, 6)} <= set(jobs)
+    readme = (paths.PARAMS.parent / "README.md").read_text("utf-8")
+    for name in [*FILES["files"], *FILES["folders"]]:
+        assert name.rpartition("/")[2] in readme, f"README.md does not say where {name} goes"
+
+
+def test_a_missing_weight_is_named_too(elsewhere):
+    put_data(elsewhere)
+    (elsewhere / "data/weights/videoclip/checkpoint_best.pt").unlink()
+    expected = (
+        "05_pretraining.yaml: reference_path: 'data/weights/videoclip/checkpoint_best.pt': expected an existing file"
+    )
+    with pytest.raises(ValueError, match=expected):
+        params.load("05_pretraining", REAL)
+
+
+def test_the_recipes_of_the_real_profile_are_the_published_ones():
+    values = {name: params.layered(name, REAL)[0] for name in params.notebooks()}
+    asformer = {"num_epochs": 120, "lr": 5e-4, "sample_rate": 2, "num_layers": 10, "num_decoders": 3, "num_f_maps": 64}
+    for name in ("03_cropping_experiment", "04_baseline"):
+        assert asformer.items() <= values[name].items()
+        assert values[name]["num_epochs"] % values[name]["evaluate_every"] == 0, "the last epoch is the one that counts"
+    assert {"lr": 5e-5, "warmup": 122, "epochs": [8, 15], "stride_train": 8}.items() <= values["07_fine_tuning"].items()
+    assert {"window": 21, "i3d_size": 256, "s3d_normalise": True}.items() <= values["02_feature_extraction"].items()
+    videoclip = {"width": 768, "video_layers": 6, "text_layers": 12, "clusters_per_step": 8, "videos_per_cluster": 32}
+    assert videoclip.items() <= values["05_pretraining"].items()
