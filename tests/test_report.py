@@ -6,7 +6,9 @@ import shutil
 import subprocess
 
 import pandas as pd
+import pypandoc
 import pytest
+import typst
 from bs4 import BeautifulSoup
 from nbformat import v4, write
 
@@ -283,3 +285,10 @@ def test_typst_tables_keep_alignment_spans_and_quotes():
 def test_a_metric_is_no_address():
     words = "F1@50 of [one](https://x.org) and <https://y.org>"
     assert "mailto" not in str(markup.parse([words])) and str(markup.parse([words])).count("'Link'") == 2
+
+
+def test_signs_that_typst_has_renamed_are_known(tmp_path):
+    style = (report.STYLE / "report.typ").read_text("utf-8")
+    body = pypandoc.convert_text(r"$A \cap B \bigcap C \otimes D \times \dot{E} \cdot F$", "typst", format="markdown")
+    (tmp_path / "a.typ").write_text(f"{style}\n{body}", "utf-8")
+    assert typst.compile(str(tmp_path / "a.typ")).startswith(b"%PDF")
