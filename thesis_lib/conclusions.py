@@ -192,11 +192,11 @@ def grouped(rows: pd.DataFrame, family: str, metric: str = "accuracy", measure: 
     }
     said = {}
     for (name, other), test in tests(rows, family, metric).iterrows():
-        difference = "" if outcome(test) == "not run" else f" {points(test['mean_difference'])}"
+        difference = "" if outcome(test) == "not run" else f" {points(test['mean_difference'], '')}"
         said.setdefault((outcome(test), other), []).append(SPOKEN[name] + difference)
     order = sorted(said, key=lambda key: list(phrases).index(key[0]))
-    texts = [f"{phrases[key].format(other=SPOKEN[other])}: {listed(said[key, other])}" for key, other in order]
-    return f"By {measure}, {'; '.join(texts)}."
+    texts = [f"{phrases[key].format(other=SPOKEN[other])} {listed(said[key, other])}" for key, other in order]
+    return f"By {measure}, differences in points: {'; '.join(texts)}."
 
 
 def zero_shot(rows: pd.DataFrame, method: str = ZERO) -> str:
@@ -231,16 +231,17 @@ def helps(few: pd.DataFrame) -> str:
 
 def answer(few: pd.DataFrame) -> str:
     """The question of the thesis in a few words, from the tests of `few_labels`: does pretraining help?"""
-    said = {outcome(test) for _, test in few.iterrows()} - {"not run"}
+    said = [outcome(test) for _, test in few.iterrows() if outcome(test) != "not run"]
+    better, worse, n = said.count("better"), said.count("worse"), counted(len(said), "comparisons")
     if not said:
         return "Not run"
-    if said == {"too few"}:
+    if set(said) == {"too few"}:
         return "Too few runs to say"
-    if {"better", "worse"} <= said:
-        return "It depends: pretraining helps in places and hurts in others"
-    if "better" in said:
-        return "Yes, wherever it was tried" if said == {"better"} else "In part: it helps, but not everywhere"
-    return "No: where a difference can be shown, it hurts" if "worse" in said else "No effect can be shown"
+    if better and worse:
+        return f"It depends: of {n}, pretraining helps in {better} and hurts in {worse}"
+    if better:
+        return f"Yes, in each of {n}" if better == len(said) else f"In part: a gain can be shown in {better} of {n}"
+    return f"No: a loss can be shown in {worse} of {n}" if worse else f"No effect can be shown in {n}"
 
 
 def control(rows: pd.DataFrame) -> str:
