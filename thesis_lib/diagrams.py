@@ -81,7 +81,7 @@ def caption_timeline(actions, captions) -> Figure:
     ax, last = axes[0, 0], max(end for _, end, *_ in actions)
     for start, end, name, thing in actions:
         ax.axvspan(start, end, color=colors.get(thing, FAINT), alpha=0.13, linewidth=0)
-        ax.axvline(start, color="white", linewidth=2)
+        ax.axvline(start, color="white", linewidth=2, zorder=0.5)
         text = textwrap.fill(name, 9, break_long_words=False)
         ax.text((start + end) / 2, -0.9, text, ha="center", va="bottom", fontsize=7, color=INK)
     for row, (start, end, text, thing) in enumerate(captions):
@@ -93,17 +93,34 @@ def caption_timeline(actions, captions) -> Figure:
     return figure
 
 
+def cut_colors(cuts) -> dict[str, str]:
+    """One colour a cut, the same in every figure."""
+    return dict(zip(cuts, SERIES[1:], strict=False))
+
+
 @styled
 def offset_curves(frame, cuts, labels) -> Figure:
     """How well labels fit the features, by how many vectors they are moved: a thin line a video, mean and spread.
 
     frame: columns video, offset and those of labels {column: axis label}. cuts: {name: offset}, drawn as dashed lines.
+    Videos differ in level, which says nothing about offsets: each curve is moved to the mean level of all.
     """
-    figure = learning_curves(frame, list(labels), x="offset", unit="video", labels=labels, width=PAGE_WIDTH)
+    level = frame.groupby("video")[list(labels)].transform("mean")
+    moved = frame.assign(**{column: frame[column] - level[column] + frame[column].mean() for column in labels})
+    figure = learning_curves(moved, list(labels), x="offset", unit="video", labels=labels, width=PAGE_WIDTH)
     for ax in figure.axes:
-        top = ax.get_ylim()[1]
-        for color, (name, offset) in zip(SERIES[1:], cuts.items(), strict=False):
+        for name, offset in cuts.items():
+            color = cut_colors(cuts)[name]
             ax.axvline(offset, color=color, linestyle="--", linewidth=1.1)
-            ax.text(offset, top, f" {name}", color=color, fontsize=8, va="top", ha="left", rotation=90)
+            ax.annotate(
+                name,
+                (offset, 0),
+                (3, 3),
+                ("data", "axes fraction"),
+                "offset points",
+                color=color,
+                fontsize=8,
+                rotation=90,
+            )
         ax.set_xlabel("vectors before the first label")
     return figure
