@@ -11,6 +11,7 @@ import time
 import traceback
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from thesis_lib import params, paths
 
@@ -29,7 +30,7 @@ def run_notebook(notebook: str, profile: str, overrides: dict | None = None) -> 
     done, running, failed = (target(notebook, profile, state) for state in ("", ".running", ".failed"))
     done.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    with _lines(notebook, profile) as lines:
+    with _lines(notebook, profile) as lines, TemporaryDirectory(prefix="thesis-") as sockets:
         try:
             papermill.execute_notebook(
                 paths.NOTEBOOKS / f"{notebook}.ipynb",
@@ -41,7 +42,8 @@ def run_notebook(notebook: str, profile: str, overrides: dict | None = None) -> 
                 stdout_file=lines,
                 stderr_file=lines.log,
                 shutdown_kernel="immediate",  # a graceful one can take seconds and print an interrupt
-                config=Config({"KernelManager": {"transport": "ipc"}}),  # kernels that start at once race for TCP ports
+                # Kernels that start at once race for TCP ports, and for sockets in one folder too.
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
             )
         except (PapermillExecutionError, RuntimeError) as error:  # of nbclient: the kernel died
             running.replace(failed)
