@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from thesis_lib.palette import INK, OURS, PAGE_WIDTH, PAPER, SERIES, TEXT_WIDTH, THESIS, WRONG, panels, plain, styled
 
@@ -184,7 +184,9 @@ def segment_lengths(lengths, unit="s") -> Figure:
             label=text,
         )
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(f"segment length, {unit}")
     ax.set_ylabel("% of segments")
     ax.legend()

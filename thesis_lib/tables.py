@@ -105,9 +105,10 @@ def final_and_best(history, metric, unit="split", epoch="epoch") -> pd.DataFrame
         rows[str(split)] = [last[metric], int(last[epoch]), best[metric], int(best[epoch])]
     name = header(metric)
     columns = [f"{name}, final", "final epoch", f"{name}, best", "best epoch"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=object).rename_axis(unit)
-    table.loc["mean ± std"] = [Spread(table[columns[0]]), "", Spread(table[columns[2]]), ""]
-    return table
+    finals, bests = ([row[place] for row in rows.values()] for place in (0, 2))
+    body = [*rows.values(), [Spread(finals), "", Spread(bests), ""]]
+    index = pd.Index([*rows, "mean ± std"], name=unit)  # built whole: a row set later would lose its deviations
+    return pd.DataFrame({name: pd.Series([row[i] for row in body], index, object) for i, name in enumerate(columns)})
 
 
 def table10(published, ours, metric="accuracy", differences=True) -> pd.DataFrame:
