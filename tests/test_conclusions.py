@@ -107,12 +107,21 @@ def test_the_family_is_paired_by_split_and_corrected():
     assert conclusions.outcome(mine) == "better"
     assert conclusions.outcome(tests.loc[(conclusions.OWN_15, conclusions.BASELINE)]) == "equal"
     said = conclusions.grouped(frames, "baseline")
-    assert "better than ASFormer VideoCLIP after 15 epochs (public weights) +5.2;" in said
+    assert "better than ASFormer: VideoCLIP after 15 epochs (public weights) +5.2;" in said
     assert said.index("better") < said.index("equal") < said.index("not run")
     table = conclusions.overview(frames, ["accuracy", "f1@50"])
     assert list(table.index) == [*conclusions.METHODS, conclusions.CONSTANT]
     assert table.loc[conclusions.TUNED, "Δ accuracy"] == pytest.approx(0.052)
     assert table.loc[conclusions.BASELINE, "p (Holm)"] == "–" and np.isnan(table.loc[conclusions.ZERO, "p (Holm)"])
+
+
+def test_two_splits_get_no_p():
+    frames = conclusions.of_methods(
+        rows({conclusions.BASELINE: [0.5, 0.6], conclusions.TUNED: [0.6, 0.8]}), protocol.FRAMES
+    )
+    table = conclusions.overview(frames, ["accuracy"])
+    assert table.loc[conclusions.TUNED, ["p (paired)", "p (Holm)"]].tolist() == ["too few"] * 2
+    assert table.loc[conclusions.TUNED, "Δ accuracy"] == pytest.approx(0.15)
 
 
 def test_table10_takes_each_method_by_its_protocol():

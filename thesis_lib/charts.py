@@ -67,7 +67,7 @@ def dot_plot(frame, published=None, labels=None, width=None) -> Figure:
             values, y = group["value"].dropna().to_numpy(float), place[method]
             if not len(values):
                 continue
-            ax.plot(values, np.full(len(values), y), "o", color=OURS, alpha=0.3, markersize=3, markeredgewidth=0)
+            ax.plot(values, np.full(len(values), y + 0.2), "o", color=OURS, alpha=0.45, markersize=3.5, mew=0)
             spread = values.std(ddof=1) if len(values) > 1 else 0
             ax.errorbar(values.mean(), y, xerr=spread, fmt="o", color=OURS, markersize=5.5, linewidth=1.2)
         for source, marker, color in (("thesis", "D", THESIS), ("paper", "s", PAPER)):

@@ -96,6 +96,8 @@ def overview(rows: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     names = {"mean_difference": f"Δ {measures[0]}", "p": "p (paired)", "p_holm": "p (Holm)"}
     for name, title in names.items():
         frame[title] = against[name].astype(object)
+        if name != "mean_difference":
+            frame.loc[against["n"].between(1, FEWEST_PAIRS - 1), title] = "too few"
         frame.loc[[BASELINE, CONSTANT], title] = "–"
     return frame
 
@@ -195,8 +197,8 @@ def grouped(rows: pd.DataFrame, family: str, metric: str = "accuracy", measure: 
         difference = "" if outcome(test) == "not run" else f" {points(test['mean_difference'], '')}"
         said.setdefault((outcome(test), other), []).append(SPOKEN[name] + difference)
     order = sorted(said, key=lambda key: list(phrases).index(key[0]))
-    texts = [f"{phrases[key].format(other=SPOKEN[other])} {listed(said[key, other])}" for key, other in order]
-    return f"By {measure}, differences in points: {'; '.join(texts)}."
+    texts = [f"{phrases[key].format(other=SPOKEN[other])}: {listed(said[key, other])}" for key, other in order]
+    return f"By {measure} (differences in points), {'; '.join(texts)}."
 
 
 def zero_shot(rows: pd.DataFrame, method: str = ZERO) -> str:
