@@ -1,0 +1,183 @@
+"""What the stages hang on: jobs are whole, and a parameter changes the stages that depend on it and no other."""
+
+import functools
+import itertools
+import json
+
+import pytest
+
+from thesis_lib import params, stages
+
+PROFILES = ("smoke", "mini")
+jobs_of = functools.cache(stages.jobs)  # of the profiles as they are
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """A function (notebook, **changes) -> {job: keys it asks `cached` for} with parameters of smoke changed.
+
+    Nothing is computed. A key is a folder, named after what was asked for, so what lies upstream enters it as in runs.
+    """
+    runs, real, known, calls = tmp_path_factory.mktemp("runs"), params.load, {}, []
+
+    def cached(function, *, profile, **inputs):
+        asked = f"{function.__module__}.{function.__name__} " + json.dumps(inputs, sort_keys=True, default=str)
+        folder = runs / str(known.setdefault(asked, len(known)))
+        if function.__name__ == "draw" and not folder.exists():  # what stages read of the corpus themselves
+            (folder / "50salads/splits").mkdir(parents=True)
+            for split in stages.SPLITS:
+                (folder / f"50salads/splits/train.split{split}.bundle").write_text("rgb-01-1.txt\nrgb-02-1.txt\n")
+        calls.append(folder)
+        return folder
+
+    @functools.cache
+    def run(notebook="", **changes):
+        load = functools.cache(lambda name, profile: real(name, profile, changes if name == notebook else None))
+        found = {}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(params, "declared", functools.cache(params.declared))
+            patch.setattr(params, "load", load)
+            patch.setattr(stages, "cached", cached)
+            for name, job in stages.jobs("smoke").items():
+                calls.clear()
+                stages.run_stage(job["stage"], "smoke", **job["arguments"])
+                found[name] = list(dict.fromkeys(calls))
+        return found
+
+    return run
+
+
+def own(asked):
+    """{job: the keys that none of its needs, nor theirs, asks for}."""
+    jobs = jobs_of("smoke")
+
+    def before(name):
+        return {key for need in jobs[name]["needs"] for key in {*asked[need], *before(need)}}
+
+    return {name: [key for key in asked[name] if key not in before(name)] for name in jobs}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_need_is_a_job_and_comes_first(profile):
+    jobs = jobs_of(profile)
+    for name, job in jobs.items():
+        assert set(job) == {"stage", "arguments", "needs", "notebook"} and set(job["needs"]) <= set(jobs), name
+    done = set()
+    while left := [name for name in jobs if name not in done]:
+        ready = [name for name in left if set(jobs[name]["needs"]) <= done]
+        assert ready, f"a circle among {left}"
+        done.update(ready)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_job_is_a_stage_of_a_notebook_that_exists(profile):
+    for name, job in jobs_of(profile).items():
+        assert job["notebook"] == stages.NOTEBOOK[job["stage"]], name
+        assert callable(getattr(stages, job["stage"])), name
+        json.dumps(job["arguments"])
+    assert set(stages.NOTEBOOK.values()) <= set(params.notebooks())
+    assert all(callable(getattr(stages, stage)) for stage in stages.NOTEBOOK)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_jobs_cover_what_the_notebooks_ask_for(profile):
+    jobs = jobs_of(profile)
+    tuned, tested = params.load("07_fine_tuning", profile), params.load("04_baseline", profile)
+    assert {f"fine_tuning_{w}_{h}" for w in ("own", "reference") for h in tuned.heads_tuned} <= set(jobs)
+    assert {f"few_labels_{head}" for head in tuned.heads_tuned} <= set(jobs)
+    assert {f"baseline_split{split}" for split in tested.splits} <= set(jobs)
+    control = params.load("06_zero_shot", profile)
+    expected = {f"control_permuted_{seed}" for seed in control.control_seeds} | {f"control_true_{control.seed}"}
+    assert expected == {name for name in jobs if name.startswith("control")}
+
+
+def test_no_key_is_made_by_two_jobs(keys):
+    """Two jobs side by side would wait for each other. The baseline cuts at the back: where 03 has its parameters and
+    its split, one of its three runs is the baseline itself."""
+    makers = {}
+    for name, made in own(keys()).items():
+        for key in made:
+            makers.setdefault(key, set()).add(name)
+    shared = [names for names in makers.values() if len(names) > 1]
+    assert shared in ([], [{"cropping_back", "baseline_split1"}])
+
+
+def test_unknown_names_are_errors_of_one_line():
+    with pytest.raises(ValueError, match=r"^no stage 'fine_tunning': expected one of corpus, .*few_labels_all$"):
+        stages.run_stage("fine_tunning", "smoke")
+    with pytest.raises(ValueError, match="no recipe 'best': expected one of one_cluster, reference, own"):
+        stages.pretraining(params.load("05_pretraining", "smoke"), "best")
+    with pytest.raises(ValueError, match="no profile 'smokey'"):
+        stages.run_stage("corpus", "smokey")
+
+
+def changed(keys, notebook, **values):
+    """The jobs that make something else, whatever is made before them."""
+    before, after = own(keys()), own(keys(notebook, **values))
+    assert before.keys() == after.keys()
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_a_parameter_of_fine_tuning_changes_fine_tuning_alone(keys):
+    expected = {name for name in jobs_of("smoke") if name.startswith(("fine_tuning", "few_labels"))}
+    assert changed(keys, "07_fine_tuning", lr=0.5) == expected
+
+
+def test_a_parameter_of_pretraining_reaches_control_and_fine_tuning_but_no_features(keys):
+    expected = {name for name in jobs_of("smoke") if name.startswith(("pretraining", "control"))}
+    expected |= {name for name in jobs_of("smoke") if name.startswith(("fine_tuning", "few_labels"))}
+    assert changed(keys, "05_pretraining", lr=0.5) == expected
+
+
+def test_the_network_of_frames_does_not_touch_that_of_seconds(keys):
+    expected = {"i3d_weights", "i3d_features"}
+    expected |= {name for name in jobs_of("smoke") if name.startswith(("baseline", "cropping"))}
+    assert changed(keys, "02_feature_extraction", i3d_lr=0.5) == expected
+    s3d = changed(keys, "02_feature_extraction", s3d_lr=0.5)
+    assert s3d == set(jobs_of("smoke")) - expected - {"corpus"}
+
+
+def test_another_corpus_is_another_everything(keys):
+    assert changed(keys, "01_data_audit", corpus_seed=99) == set(jobs_of("smoke"))
+
+
+def test_baseline_and_cropping_have_parameters_of_their_own(keys):
+    jobs = jobs_of("smoke")
+    found = changed(keys, "04_baseline", num_epochs=99)
+    assert found == {name for name in jobs if name.startswith("baseline")}
+    assert changed(keys, "06_zero_shot", control_steps=99) == {name for name in jobs if name.startswith("control")}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_few_labels_are_every_combination_once(profile):
+    p = params.load("07_fine_tuning", profile)
+    for head in p.heads_tuned:
+        found = [tuple(run.items()) for run in stages.few_labels_runs(p, head)]
+        every = itertools.product(("reference", "scratch"), (head,), p.few_videos, p.few_seeds)
+        expected = {tuple(zip(("weights", "head", "videos", "seed"), one, strict=True)) for one in every}
+        assert set(found) == expected and len(found) == len(expected)
+
+
+def test_few_labels_take_as_many_steps_on_any_number_of_videos(monkeypatch, tmp_path):
+    """One video is one step, so epochs times videos is the number of steps, up to the rest of the last epoch."""
+    p, asked = params.load("07_fine_tuning", "smoke"), []
+    (tmp_path / "splits").mkdir()
+    for split, names in ((1, "abcd"), (3, "abc"), (5, "ab")):
+        (tmp_path / f"splits/train.split{split}.bundle").write_text("".join(f"{name}.txt\n" for name in names))
+    monkeypatch.setattr(stages, "salads", lambda p: tmp_path)
+    monkeypatch.setattr(stages, "fine_tuning", lambda p, split, weights, head, **more: asked.append((split, more)))
+    for videos, seed, count, split in ((2, 0, 2, 1), (0, 7, 3, 3), (0, 4, 2, 5)):  # 0: all of the split
+        stages.few_labels(p, "reference", "text", videos, seed)
+        found, more = asked.pop()
+        assert 0 <= more["num_epochs"] * count - p.few_steps < count
+        assert more["evaluate_every"] == more["num_epochs"] and more["seed"] == seed
+        assert more["num_videos"] == videos and found == split
+
+
+def test_folders_given_take_the_place_of_stages(monkeypatch, tmp_path):
+    monkeypatch.setattr(stages, "cached", lambda *a, **k: pytest.fail("nothing is to be computed"))
+    p = params.load("02_feature_extraction", "smoke", {"i3d_features_root": str(tmp_path), "data_root": str(tmp_path)})
+    assert stages.i3d_features(p) == tmp_path and stages.salads(p) == tmp_path
+    assert stages.fps(p) == 30.0, "50Salads, which has no corpus.json"
+    (tmp_path / "corpus.json").write_text('{"fps": 8}')
+    assert stages.fps(p) == 8.0
