@@ -13,7 +13,7 @@ import torch
 
 from thesis_lib.data.howto100m import Captions, nearest_captions, read_captions
 from thesis_lib.data.text import S3DWords
-from thesis_lib.data.video import read_frames
+from thesis_lib.data.video import frame_rate, read_frames
 from thesis_lib.extraction import prepare
 from thesis_lib.losses import mil_nce_loss
 from thesis_lib.models.s3d import S3D
@@ -55,7 +55,7 @@ def train(
     names = [name for name in sorted(said) if len(said[name])][: num_videos or None]
     films = {name: read_film(Path(howto) / f"videos/{name}.avi", size) for name in names}
     names = [name for name in names if len(films[name]) >= frames]
-    fps = json.loads((Path(howto) / "corpus.json").read_text())["fps"]
+    rates = {name: frame_rate(Path(howto) / f"videos/{name}.avi") for name in names}
 
     words = S3DWords.of(text for name in names for text in said[name].texts)
     texts = {name: words.encode(said[name].texts) for name in names}
@@ -73,7 +73,7 @@ def train(
             chosen = [names[k] for k in rng.integers(len(names), size=batch_size)]
             starts = [int(rng.integers(len(films[name]) - frames + 1)) for name in chosen]
             clips = torch.stack([films[n][s : s + frames] for n, s in zip(chosen, starts, strict=True)])
-            middles = (np.array(starts) + frames / 2) / fps
+            middles = [(start + frames / 2) / rates[name] for name, start in zip(chosen, starts, strict=True)]
             bags = [texts[n][bag(said[n], m, candidates)] for n, m in zip(chosen, middles, strict=True)]
             yield clips.to(device).movedim(2, 1).float() / 255, torch.from_numpy(np.concatenate(bags)).to(device)
 
