@@ -46,7 +46,6 @@ def write_howto(root, num_videos=24, seed=0):
         texts = [TEXTS[action] for action in actions]
         captions[f"v{number:02d}"] = {"start": starts, "end": [start + 1 for start in starts], "text": texts}
     (root / "raw_caption.json").write_text(json.dumps(captions))
-    (root / "corpus.json").write_text(json.dumps({"fps": FPS}))
 
 
 @pytest.fixture(scope="module")
