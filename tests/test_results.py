@@ -50,7 +50,7 @@ def test_tables_round_what_they_show_and_keep_what_they_save(shown, tmp_path):
     results.Report("04_baseline", "mini").table(frame, "per_split", "Splits agree.", formats={"edit": ".1f"})
     (data, meta), _ = shown
     assert data["text/plain"].split() == ["split", "accuracy", "edit", "1", "0.667", "71.3", "2", "not", "run", "70.0"]
-    assert "<td>0.667</td>" in data["text/html"] and meta["thesis"]["number"] == "4.1"
+    assert ">0.667</td>" in data["text/html"] and meta["thesis"]["number"] == "4.1"
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "mini/results/04_per_split.csv"), frame)
 
 
