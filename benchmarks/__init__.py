@@ -1,0 +1,1 @@
+"""Comparisons with the official code, one command each; see README.md."""
