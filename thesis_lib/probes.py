@@ -41,7 +41,7 @@ class Narrated:
         tracks = videoclip.read_tracks(features, howto, vocabulary)
         if len(tracks) > most:
             tracks = [tracks[i] for i in np.sort(np.random.default_rng(0).permutation(len(tracks))[:most])]
-        return cls(tracks, limits, videoclip.Collate(vocabulary, limits.max_seconds, torch.device("cpu")))
+        return cls(tracks, limits, videoclip.Collate(vocabulary, limits.max_seconds))
 
     def clusters(self, model: VideoCLIP | None, size: int, clips: int, seed: int) -> list[list[int]]:
         """Clusters of `size` videos: retrieved with the vectors of a model, or random ones (None)."""
@@ -49,8 +49,7 @@ class Narrated:
         if model is None:
             order = np.random.default_rng(seed).permutation(len(self.tracks))
             return order[: count * size].reshape(count, size).tolist()
-        rng = np.random.default_rng(seed)
-        vectors = videoclip.encode_videos(model, self.tracks, clips, self.collate, self.limits, rng)
+        vectors = videoclip.encode_videos(model, self.tracks, clips, self.collate, self.limits, [seed])
         return build_clusters(vectors, count, size, 2 * size, seed)
 
     def names(self, cluster: Iterable[int]) -> list[str]:

@@ -178,7 +178,7 @@ def test_collation_gives_what_the_pairs_say(howto):
     root, _ = howto
     vocabulary = Vocabulary(root / "vocab.txt")
     tracks = videoclip.read_tracks(root / "features", root, vocabulary)
-    collate = videoclip.Collate(vocabulary, 32, torch.device("cpu"))
+    collate = videoclip.Collate(vocabulary, 32)
     first, second = tracks[0], tracks[1]
     features, video_mask, ids, text_mask = collate([(first, Pair(0, 2, 1, 4)), (second, Pair(3, 4, 2, 9))])
     assert features.shape == (2, 7, DIM) and video_mask.sum(1).tolist() == [3, 7]
@@ -195,11 +195,11 @@ def test_video_vectors_are_means_over_clips_of_both_towers(howto, tmp_path):
     folder, _ = train(tmp_path, root, num_steps=1, val_videos=0)
     model, vocabulary = videoclip.load(folder), Vocabulary(root / "vocab.txt")
     tracks = videoclip.read_tracks(root / "features", root, vocabulary)[:5]
-    collate = videoclip.Collate(vocabulary, 32, torch.device("cpu"))
+    collate = videoclip.Collate(vocabulary, 32)
     limits, make = SpanLimits(min_tokens=1, max_tokens=4), videoclip.aligned_pair
-    whole = videoclip.encode_videos(model, tracks, 3, collate, limits, np.random.default_rng(0), videos_per_batch=2)
-    rng = np.random.default_rng(0)
-    for track, vector in zip(tracks, whole, strict=True):
+    whole = videoclip.encode_videos(model, tracks, 3, collate, limits, [0, 5], videos_per_batch=2)
+    for number, (track, vector) in enumerate(zip(tracks, whole, strict=True)):
+        rng = np.random.default_rng([0, 5, number])
         with torch.no_grad():
             pairs = [model(*collate([pick])) for pick in videoclip.draw([track], 3, rng, limits, make)]
         mean = torch.stack([(video + text) / 2 for video, text in pairs]).mean((0, 1))

@@ -5,7 +5,6 @@ antoine77340/MIL-NCE_HowTo100M main_distributed.py: Adam, warm-up, cosine decay,
 """
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,9 @@ from thesis_lib.data.video import frame_rate, read_frames
 from thesis_lib.extraction import prepare
 from thesis_lib.losses import mil_nce_loss
 from thesis_lib.models.s3d import S3D
-from thesis_lib.training.loop import choose_device, cosine_decay, fit, seed_everything
+from thesis_lib.training import distributed
+from thesis_lib.training.loop import choose_device, cosine_decay, fit, num_epochs_of, numbered, seed_everything
 from thesis_lib.training.pairs import permute_texts
-
-STEPS_PER_EPOCH = 25  # of the log and of the checkpoints: random clips know no epochs
 
 
 def train(
@@ -62,24 +60,33 @@ def train(
     config = dict(
         embed_dim=embed_dim, channels_div=channels_div, vocab_size=len(words) + 1, word_dim=64, text_hidden=128
     )
-    (Path(folder) / "config.json").write_text(json.dumps({"model": config, "words": words.words, "size": size}))
+    if distributed.rank() == 0:
+        (Path(folder) / "config.json").write_text(json.dumps({"model": config, "words": words.words, "size": size}))
     model = S3D(**config).to(device, memory_format=torch.channels_last_3d)  # a quarter faster on a CPU
     for head in (model.fc, model.text_module.fc2):  # small dot products leave the plateau at log(2 B) sooner
         torch.nn.init.normal_(head.weight, std=0.02)
 
-    def batches(epoch: int):
-        rng = np.random.default_rng([seed, epoch])
-        for _ in range(min(STEPS_PER_EPOCH, num_steps - (epoch - 1) * STEPS_PER_EPOCH)):
-            chosen = [names[k] for k in rng.integers(len(names), size=batch_size)]
-            starts = [int(rng.integers(len(films[name]) - frames + 1)) for name in chosen]
-            clips = torch.stack([films[n][s : s + frames] for n, s in zip(chosen, starts, strict=True)])
-            middles = [(start + frames / 2) / rates[name] for name, start in zip(chosen, starts, strict=True)]
-            bags = [texts[n][bag(said[n], m, candidates)] for n, m in zip(chosen, middles, strict=True)]
-            yield clips.to(device).movedim(2, 1).float() / 255, torch.from_numpy(np.concatenate(bags)).to(device)
+    share = distributed.world_size()
+    if batch_size % share:
+        raise ValueError(f"batch_size={batch_size} cannot be shared by {share} processes: choose a multiple")
 
-    def loss(batch):
+    def batches(epoch: int) -> list[tuple[int, int, int]]:
+        return [(*step, part) for step in numbered(epoch, num_steps) for part in range(share)]
+
+    def load(item: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        *step, part = item
+        rng = np.random.default_rng([seed, *step])
+        chosen = [names[k] for k in rng.integers(len(names), size=batch_size)]
+        starts = [int(rng.integers(len(films[name]) - frames + 1)) for name in chosen]
+        own = list(zip(chosen, starts, strict=True))[part * batch_size // share : (part + 1) * batch_size // share]
+        clips = torch.stack([films[name][start : start + frames] for name, start in own])
+        bags = [texts[name][bag(said[name], (start + frames / 2) / rates[name], candidates)] for name, start in own]
+        return clips, torch.from_numpy(np.concatenate(bags))
+
+    def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         clips, ids = batch
-        return mil_nce_loss(model.encode_video(clips), model.encode_text(ids))
+        video, text = model.encode_video(clips.movedim(2, 1).float() / 255), model.encode_text(ids)
+        return mil_nce_loss(distributed.gather(video), distributed.gather(text))
 
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     fit(
@@ -88,8 +95,11 @@ def train(
         optimizer=optimizer,
         scheduler=cosine_decay(optimizer, num_steps, warmup),
         batches=batches,
+        load=load,
+        accumulate=share,
+        seed=seed,
         loss=loss,
-        num_epochs=math.ceil(num_steps / STEPS_PER_EPOCH),
+        num_epochs=num_epochs_of(num_steps),
         name="s3d" if captions == "true" else f"s3d {captions} {seed}",
     )
 

@@ -3,17 +3,18 @@
 Before every epoch FAISS groups videos whose vectors lie close together; a step draws overlapped pairs from
 `clusters_per_step` clusters, each a batch of its own, and takes the mean of their gradients: what as many GPUs do with
 a cluster each (fairseq examples/MMPT, projects/retri/videoclip/how2.yaml, tasks/retritask.py). Adam and a polynomial
-schedule as published; temperature 1, no projection.
+schedule as published; temperature 1, no projection. Processes that torchrun starts share the clusters of a step.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from thesis_lib.data.howto100m import Captions, load_videos, read_captions, read_metadata, train_val_split
 from thesis_lib.data.text import Vocabulary
@@ -21,7 +22,7 @@ from thesis_lib.losses import contrastive_loss
 from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
 from thesis_lib.retrieval import build_clusters, video_vectors
 from thesis_lib.runs import atomic_save
-from thesis_lib.training import loop
+from thesis_lib.training import distributed, loop
 from thesis_lib.training.pairs import Pair, SpanLimits, aligned_pair, overlapped_pair, permute_texts
 
 MAX_WORD_PIECES = 61  # of a text: 96 positions less 32 of video less [CLS] and two [SEP]
@@ -54,6 +55,7 @@ def train(
     videos_per_cluster: int = 16,
     clips_per_video: int = 6,
     clusters_per_step: int = 1,
+    pairs_at_once: int = 0,
     num_steps: int = 0,
     num_epochs: int = 0,
     lr: float = 2e-3,
@@ -74,12 +76,16 @@ def train(
     seed: int = 0,
     precision: str = "fp32",
     device: str = "auto",
+    loading_workers: int = 0,
+    save_every: float = 600.0,
     name: str = "videoclip",
 ) -> None:
     """Trains from random weights; writes weights.pt, config.json, history.csv and clusters.json into `folder`.
 
     features: <video>.npy [seconds, D]; howto: folder with raw_caption.json and HowTo100M_v1.csv; vocab: vocab.txt.
     Length: `num_steps` optimizer steps or `num_epochs` of (training videos / videos_per_cluster) clusters, not both.
+    pairs_at_once: a cluster that does not fit in memory is encoded so many pairs at a time, with the gradient of the
+        whole (see `encode`); 0 = all at once.
     schedule_steps: where the linear decay ends; 0 = with the last step, published: a million.
     retrieval: "hard" clusters anew before every epoch · "frozen" those of the first epoch until an interruption, as the
         persistent workers of current fairseq keep them · "none" random videos.
@@ -88,8 +94,10 @@ def train(
     caption_order: "permuted" moves every caption's text to a random slot of a random video, in validation too.
     interruptions, exact_resume: with exact_resume=False optimizer and schedule start anew after each of so many evenly
         spaced stops; with True a stop changes nothing, so there is nothing to do.
-    history.csv: epoch, loss (training), steps, pairs (both so far), val_loss (held-out videos in consecutive chunks, as
-        published) and val_loss_clusters (the same videos in retrieved clusters, comparable with loss).
+    loading_workers: processes that draw and load clusters ahead of the training · save_every: see loop.fit.
+    history.csv: epoch, loss (training), lr, gradient_norm, steps, pairs (both so far), val_loss (held-out videos in
+        consecutive chunks, as published) and val_loss_clusters (the same videos in retrieved clusters, comparable with
+        loss).
     Raises ValueError for an unknown choice or too few videos.
     """
     folder, features, howto = Path(folder), Path(features), Path(howto)
@@ -120,7 +128,8 @@ def train(
         cls_id=vocabulary.cls,
         sep_id=vocabulary.sep,
     )
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+    if distributed.rank() == 0:
+        (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
     device = loop.choose_device(device)
     loop.seed_everything(seed)
     model = VideoCLIP(config).to(device)
@@ -130,13 +139,17 @@ def train(
     scheduler = loop.polynomial_decay(optimizer, schedule_steps or num_steps, warmup)
     as_new = deepcopy((optimizer.state_dict(), scheduler.state_dict()))
     limits = SpanLimits(min_tokens, max_tokens, min_seconds=min_seconds, max_seconds=max_seconds)
-    collate = Collate(vocabulary, config.max_video_len, device)
-    memory = {"steps": 0, "pairs": 0, "clusters": [], "examples": []}
+    collate = Collate(vocabulary, config.max_video_len)
+    memory = {"epoch": 0, "pairs": 0, "clusters": [], "examples": []}
 
-    def retrieve(videos: Sequence[Track], count: int, stream: Sequence[int]) -> list[list[int]]:
-        rng, size = np.random.default_rng(stream), videos_per_cluster
-        vectors = encode_videos(model, videos, vector_clips or clips_per_video, collate, limits, rng)
-        return build_clusters(vectors, count, size, 2 * size, int(rng.integers(2**31)), shards=retrieval_shards)
+    def vectors_of(videos: Sequence[Track], stream: Sequence[int], part: slice = slice(None)) -> np.ndarray:
+        return encode_videos(model, videos, vector_clips or clips_per_video, collate, limits, stream, part, precision)
+
+    def group(vectors: np.ndarray, count: int, stream: Sequence[int]) -> list[list[int]]:
+        picked = int(np.random.default_rng(stream).integers(2**31))
+        return build_clusters(
+            vectors, count, videos_per_cluster, 2 * videos_per_cluster, picked, shards=retrieval_shards
+        )
 
     def clusters_of(epoch: int) -> list[list[int]]:
         if retrieval == "none":
@@ -145,37 +158,44 @@ def train(
         if retrieval == "frozen" and memory["clusters"] and epoch not in restarts:
             order = np.random.default_rng([seed, epoch, VECTORS]).permutation(clusters_per_epoch)
             return [memory["clusters"][index] for index in order]
-        return retrieve(tracks, clusters_per_epoch, [seed, epoch, VECTORS])
+        stream = [seed, epoch, VECTORS]
+        vectors = distributed.interleave(vectors_of(tracks, stream, distributed.own_share()), len(tracks))
+        return distributed.on_first(lambda: group(vectors, clusters_per_epoch, stream))
 
-    def batches(epoch: int) -> Iterator[tuple]:
-        if epoch in restarts:
-            optimizer.load_state_dict(deepcopy(as_new[0]))
-            scheduler.load_state_dict(deepcopy(as_new[1]))
-        memory["clusters"] = clusters = clusters_of(epoch)
-        memory["examples"].append({"epoch": epoch, "videos": [tracks[index].name for index in clusters[0]]})
-        rng = np.random.default_rng([seed, epoch, TRAIN])
-        left = (num_steps - memory["steps"]) * clusters_per_step
-        for number, cluster in enumerate(clusters[:left]):
-            picks = draw([tracks[index] for index in cluster], clips_per_video, rng, limits)
-            memory["steps"] += number % clusters_per_step == 0
-            memory["pairs"] += len(picks)
-            yield collate(picks)
+    def batches(epoch: int) -> list[tuple[int, int, list[int]]]:
+        steps_left = num_steps - (epoch - 1) * steps_per_epoch
+        if memory["epoch"] != epoch:  # else the run goes on in the middle of this epoch
+            if epoch in restarts:
+                optimizer.load_state_dict(deepcopy(as_new[0]))
+                scheduler.load_state_dict(deepcopy(as_new[1]))
+            memory["clusters"] = clusters = clusters_of(epoch)
+            memory["epoch"] = epoch
+            memory["examples"].append({"epoch": epoch, "videos": [tracks[index].name for index in clusters[0]]})
+            memory["pairs"] += sum(map(len, clusters[: steps_left * clusters_per_step])) * clips_per_video
+        clusters = memory["clusters"][: steps_left * clusters_per_step]
+        return [(epoch, number, cluster) for number, cluster in enumerate(clusters)]
 
-    def loss(batch: tuple) -> torch.Tensor:
-        return contrastive_loss(*model(*batch))
+    def load(item: tuple[int, int, list[int]]) -> tuple[torch.Tensor, ...]:
+        epoch, number, cluster = item
+        rng = np.random.default_rng([seed, epoch, TRAIN, number])
+        return collate(draw([tracks[index] for index in cluster], clips_per_video, rng, limits))
+
+    def loss(batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return contrastive_loss(*encode(model, batch, pairs_at_once))
 
     def mean_loss(clusters: Sequence[Sequence[int]]) -> float:
         rng = np.random.default_rng([seed, 0, VALIDATION])
         picked = (draw([held_out[index] for index in cluster], clips_per_video, rng, limits) for cluster in clusters)
-        return float(np.mean([loss(collate(picks)).item() for picks in picked]))
+        loaded = ([tensor.to(device) for tensor in collate(picks)] for picks in picked)
+        return float(np.mean([loss(batch).item() for batch in loaded]))
 
     def evaluate(epoch: int) -> dict:
-        row = {"steps": memory["steps"], "pairs": memory["pairs"]}
+        row = {"steps": min(num_steps, epoch * steps_per_epoch), "pairs": memory["pairs"]}
         if held_out:
-            size = min(videos_per_cluster, len(held_out))
+            size, stream = min(videos_per_cluster, len(held_out)), [seed, 0, VALIDATION]
             chunks = [range(start, start + size) for start in range(0, len(held_out) - size + 1, size)]
             row["val_loss"] = mean_loss(chunks)
-            row["val_loss_clusters"] = mean_loss(retrieve(held_out, len(chunks), [seed, 0, VALIDATION]))
+            row["val_loss_clusters"] = mean_loss(group(vectors_of(held_out, stream), len(chunks), stream))
         return row
 
     loop.fit(
@@ -184,18 +204,23 @@ def train(
         optimizer=optimizer,
         scheduler=scheduler,
         batches=batches,
+        load=load,
         loss=loss,
         evaluate=evaluate,
         num_epochs=num_epochs,
         accumulate=clusters_per_step,
         clip_norm=clip_norm,
         precision=precision,
+        seed=seed,
+        workers=loading_workers,
+        save_every=save_every,
         memory=memory,
         name=name,
         shown=("loss", "val_loss", "val_loss_clusters"),
     )
-    text = json.dumps(memory["examples"], indent=1)
-    atomic_save(folder / "clusters.json", lambda file: file.write(text.encode()))
+    if distributed.rank() == 0:
+        text = json.dumps(memory["examples"], indent=1)
+        atomic_save(folder / "clusters.json", lambda file: file.write(text.encode()))
 
 
 def load(path: str | Path) -> VideoCLIP:
@@ -219,7 +244,7 @@ def read_tracks(features: Path, howto: Path, vocabulary: Vocabulary, permute_see
     if permute_seed is not None:
         captions = permute_texts(captions, permute_seed)
     videos, skipped = load_videos(features, captions)
-    if any(skipped.values()):
+    if any(skipped.values()) and distributed.rank() == 0:
         print("videos left out: " + ", ".join(f"{len(names)} {why}" for why, names in skipped.items() if names))
     small = sum(video.features.nbytes for video in videos) < PRELOAD_BELOW
     tracks = []
@@ -242,11 +267,27 @@ def draw(
     ]
 
 
-class Collate:
-    """Pairs -> features [B, N, D], mask [B, N], ids [B, L], mask [B, L] on a device, padded to the longest."""
+def encode(
+    model: VideoCLIP, batch: Sequence[torch.Tensor], pairs_at_once: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both vectors of B pairs ([B, H], [B, H]), with memory for the activations of `pairs_at_once` pairs alone.
 
-    def __init__(self, vocabulary: Vocabulary, max_video_len: int, device: torch.device):
-        self.vocabulary, self.max_video_len, self.device = vocabulary, max_video_len, device
+    The loss needs all vectors of a cluster, the towers one pair at a time: chunks are encoded without keeping their
+    activations, and once more, with the same dropout, when the gradient at their vectors is known (Gao et al., Scaling
+    Deep Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP 2021).
+    """
+    if not 0 < pairs_at_once < len(batch[0]):
+        return model(*batch)
+    chunks = zip(*(tensor.split(pairs_at_once) for tensor in batch), strict=True)
+    video, text = zip(*(checkpoint(model, *chunk, use_reentrant=False) for chunk in chunks), strict=True)
+    return torch.cat(video), torch.cat(text)
+
+
+class Collate:
+    """Pairs -> features [B, N, D], mask [B, N], ids [B, L], mask [B, L] on the CPU, padded to the longest."""
+
+    def __init__(self, vocabulary: Vocabulary, max_video_len: int):
+        self.vocabulary, self.max_video_len = vocabulary, max_video_len
 
     def __call__(self, picks: Sequence[tuple[Track, Pair]]) -> tuple[torch.Tensor, ...]:
         clips = [track.features[pair.start : min(pair.end, pair.start + self.max_video_len)] for track, pair in picks]
@@ -254,7 +295,7 @@ class Collate:
         texts = [[self.vocabulary.cls, *text, self.vocabulary.sep] for text in texts]
         features, video_mask = _pad(clips, 0.0, np.float32)
         ids, text_mask = _pad(texts, self.vocabulary.pad, np.int64)
-        return tuple(torch.from_numpy(array).to(self.device) for array in (features, video_mask, ids, text_mask))
+        return tuple(torch.from_numpy(array) for array in (features, video_mask, ids, text_mask))
 
 
 def _pad(rows: Sequence, value: float, dtype: type) -> tuple[np.ndarray, np.ndarray]:
@@ -273,16 +314,25 @@ def encode_videos(
     clips_per_video: int,
     collate: Collate,
     limits: SpanLimits,
-    rng: np.random.Generator,
+    stream: Sequence[int],
+    part: slice = slice(None),
+    precision: str = "fp32",
     videos_per_batch: int = 64,
 ) -> np.ndarray:
-    """z_V [V, H] of each video: the mean over aligned clips of (video vector + text vector) / 2, in eval mode."""
-    was_training = model.training
+    """z_V [V, H] of each video: the mean over aligned clips of (video vector + text vector) / 2, in eval mode.
+
+    stream: seeds; each video has random numbers of its own. part: the vectors of these videos alone.
+    """
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    vectors = []
-    for start in range(0, len(tracks), videos_per_batch):
-        picks = draw(tracks[start : start + videos_per_batch], clips_per_video, rng, limits, aligned_pair)
-        video, text = model(*collate(picks))
+    vectors, numbers = [np.empty((0, model.config.hidden_size), np.float32)], range(len(tracks))[part]
+    for start in range(0, len(numbers), videos_per_batch):
+        picks = []
+        for number in numbers[start : start + videos_per_batch]:
+            rng = np.random.default_rng([*stream, number])
+            picks += draw([tracks[number]], clips_per_video, rng, limits, aligned_pair)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            video, text = model(*(tensor.to(device) for tensor in collate(picks)))
         vectors.append(video_vectors(video.float().cpu(), text.float().cpu(), clips_per_video))
     model.train(was_training)
     return np.concatenate(vectors)
