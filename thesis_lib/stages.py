@@ -139,7 +139,7 @@ def s3d_weights(p: SimpleNamespace, captions: str = "true", seed: int | None = N
         seed=p.seed if seed is None else seed,
         device=p.device,
     )
-    return cached(s3d.train, profile=p.profile, **arguments | smaller)
+    return cached(s3d.train, profile=p.profile, together=True, **arguments | smaller)
 
 
 def s3d_features(p: SimpleNamespace, videos: str, weights: Path | None = None, **smaller) -> Path:
@@ -237,7 +237,7 @@ def videoclip_weights(p: SimpleNamespace, features: Path | None = None, **change
         device=p.device,
         **{name: getattr(p, name) for name in names},
     )
-    return cached(videoclip.train, profile=p.profile, **arguments | changed)
+    return cached(videoclip.train, profile=p.profile, together=True, **arguments | changed)
 
 
 def control(p: SimpleNamespace, captions: str, seed: int) -> tuple[Path, Path]:

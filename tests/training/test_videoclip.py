@@ -219,3 +219,57 @@ def test_video_vectors_are_means_over_clips_of_both_towers(howto, tmp_path):
 def test_mistakes_are_named(howto, tmp_path, changed, message):
     with pytest.raises(ValueError, match=message):
         train(tmp_path, howto[0], **changed)
+
+
+def cluster_batch(howto, pairs=24, dtype=torch.float64):
+    root, _ = howto
+    vocabulary = Vocabulary(root / "vocab.txt")
+    tracks = videoclip.read_tracks(root / "features", root, vocabulary)[: pairs // 4]
+    rng, limits = np.random.default_rng(0), SpanLimits(min_tokens=1, max_tokens=6)
+    features, *rest = videoclip.Collate(vocabulary, 32)(videoclip.draw(tracks, 4, rng, limits))
+    return features.to(dtype), *rest
+
+
+def small_model(dropout):
+    torch.manual_seed(2)
+    config = videoclip.VideoCLIPConfig(
+        vocab_size=200, hidden_size=16, num_attention_heads=2, intermediate_size=32, video_layers=2, text_layers=2,
+        video_dim=DIM, dropout=dropout, cls_id=2, sep_id=3,
+    )  # fmt: skip
+    return videoclip.VideoCLIP(config).double().train()
+
+
+def gradient(model, encoded):
+    contrastive_loss(*encoded).backward()
+    return torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
+
+
+@pytest.mark.parametrize("pairs_at_once", [1, 7, 8, 23])
+def test_a_cluster_encoded_in_chunks_has_the_gradient_of_the_whole(howto, pairs_at_once):
+    batch = cluster_batch(howto)
+    whole, chunked = small_model(0.0), small_model(0.0)
+    expected = gradient(whole, whole(*batch))
+    found = gradient(chunked, videoclip.encode(chunked, batch, pairs_at_once))
+    assert (found - expected).norm() < 1e-10 * expected.norm()
+
+
+def test_chunks_are_encoded_again_with_the_dropout_of_the_first_time(howto):
+    batch = cluster_batch(howto)
+    kept, again = small_model(0.2), small_model(0.2)
+    torch.manual_seed(5)
+    parts = [kept(*chunk) for chunk in zip(*(tensor.split(8) for tensor in batch), strict=True)]
+    expected = gradient(kept, [torch.cat(side) for side in zip(*parts, strict=True)])
+    torch.manual_seed(5)
+    found = gradient(again, videoclip.encode(again, batch, 8))
+    assert (found - expected).norm() < 1e-10 * expected.norm()
+
+
+def test_chunks_keep_no_activations_for_the_gradient(howto):
+    def kept(pairs_at_once):
+        total = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: total.append(t.nbytes) or t, lambda t: t):
+            videoclip.encode(model, batch, pairs_at_once)
+        return sum(total)
+
+    batch, model = cluster_batch(howto), small_model(0.1)
+    assert kept(4) < 0.02 * kept(0)

@@ -113,8 +113,18 @@ def gather(own: torch.Tensor) -> torch.Tensor:
     If every process computes the same loss from the result, the gradient of its own rows is world_size times that of
     the loss, so that the mean over processes of the parameters' gradients is the gradient of the loss.
     """
-    if world_size() == 1:
-        return own
-    from torch.distributed.nn.functional import all_gather
+    return own if world_size() == 1 else _Gather.apply(own)
 
-    return torch.cat(all_gather(own))
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context, own):
+        parts = [torch.empty_like(own) for _ in range(world_size())]
+        dist.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context, gradient):
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.chunk(world_size())[rank()]

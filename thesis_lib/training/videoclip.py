@@ -6,7 +6,9 @@ a cluster each (fairseq examples/MMPT, projects/retri/videoclip/how2.yaml, tasks
 schedule as published; temperature 1, no projection. Processes that torchrun starts share the clusters of a step.
 """
 
+import importlib
 import json
+import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -364,3 +366,8 @@ def _check(retrieval: str, caption_order: str, num_steps: int, num_epochs: int) 
             raise ValueError(f"{key}={value!r}: choose one of {', '.join(known)}")
     if (num_steps > 0) == (num_epochs > 0):
         raise ValueError(f"num_steps={num_steps}, num_epochs={num_epochs}: give one of them")
+
+
+if __name__ == "__main__":  # by name, not by an import statement: or results would depend on the code of the commands
+    main = importlib.import_module("thesis_lib.cli").main
+    sys.exit(main(["stage", "pretraining", "recipe=reference", *sys.argv[1:]]))
