@@ -105,7 +105,7 @@ def test_no_key_is_made_by_two_jobs(keys):
 def test_unknown_names_are_errors_of_one_line():
     with pytest.raises(ValueError, match=r"^no stage 'fine_tunning': expected one of corpus, .*few_labels_all$"):
         stages.run_stage("fine_tunning", "smoke")
-    with pytest.raises(ValueError, match="no recipe 'best': expected one of one_cluster, reference, own"):
+    with pytest.raises(ValueError, match="no recipe 'best': expected one of reference, own"):
         stages.pretraining(params.load("05_pretraining", "smoke"), "best")
     with pytest.raises(ValueError, match="no profile 'smokey'"):
         stages.run_stage("corpus", "smokey")
