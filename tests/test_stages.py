@@ -61,7 +61,8 @@ def own(asked):
 def test_every_need_is_a_job_and_comes_first(profile):
     jobs = jobs_of(profile)
     for name, job in jobs.items():
-        assert set(job) == {"stage", "arguments", "needs", "notebook"} and set(job["needs"]) <= set(jobs), name
+        assert set(job) == {"stage", "arguments", "needs", "notebook", "processes"}, name
+        assert set(job["needs"]) <= set(jobs), name
     done = set()
     while left := [name for name in jobs if name not in done]:
         ready = [name for name in left if set(jobs[name]["needs"]) <= done]
@@ -124,7 +125,7 @@ def test_a_parameter_of_fine_tuning_changes_fine_tuning_alone(keys):
 
 
 def test_a_parameter_of_pretraining_reaches_control_and_fine_tuning_but_no_features(keys):
-    expected = {name for name in jobs_of("smoke") if name.startswith(("pretraining", "control"))}
+    expected = {name for name in jobs_of("smoke") if name.startswith(("pretraining", "compared", "control"))}
     expected |= {name for name in jobs_of("smoke") if name.startswith(("fine_tuning", "few_labels"))}
     assert changed(keys, "05_pretraining", lr=0.5) == expected
 

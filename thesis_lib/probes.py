@@ -1,7 +1,7 @@
 """Probes of VideoCLIP: what its clusters, vectors and predictions have in common, as plain arrays and frames."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -124,7 +124,16 @@ def histories(folders: Mapping[str, Path], column: str = "weights") -> pd.DataFr
     """history.csv of each folder with its name in a column; weights that came as a file have none."""
     read = {name: Path(folder) / "history.csv" for name, folder in folders.items()}
     frames = [pd.read_csv(file).assign(**{column: name}) for name, file in read.items() if file.is_file()]
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["val_loss_clusters", column])
+
+
+def compared(runs: Mapping[tuple[str, int], Path], score: Callable[[Path], float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Trainings by (name, seed) -> (history, a row an epoch; their last rows with the score as zero_shot, seconds)."""
+    frames, ends = [], []
+    for (name, seed), folder in runs.items():
+        frames.append(pd.read_csv(Path(folder) / "history.csv").assign(training=name, seed=seed))
+        ends.append(frames[-1].iloc[-1].to_dict() | {"zero_shot": score(folder), "seconds": seconds_taken(folder)})
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(), pd.DataFrame(ends)
 
 
 def seconds_taken(folder: Path) -> float:

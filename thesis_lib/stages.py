@@ -342,13 +342,14 @@ def few_labels(p: SimpleNamespace, weights: str, head: str, videos: int, seed: i
 # -- the jobs of the Snakefile ---------------------------------------------------------------------------------------
 
 
-def job(stage: str, needs: tuple[str, ...] = (), **arguments) -> dict:
-    """One job: a stage with its arguments, after others."""
-    return {"stage": stage, "arguments": arguments, "needs": list(needs), "notebook": NOTEBOOK[stage]}
+def job(stage: str, needs: tuple[str, ...] = (), processes: int = 1, **arguments) -> dict:
+    """One job: a stage with its arguments, after others, on so many processes."""
+    found = {"stage": stage, "arguments": arguments, "needs": list(needs), "notebook": NOTEBOOK[stage]}
+    return found | {"processes": processes}
 
 
 def jobs(profile: str) -> dict[str, dict]:
-    """The heavy stages of a profile by name, each {"stage", "arguments", "needs", "notebook"}."""
+    """The heavy stages of a profile by name, each {"stage", "arguments", "needs", "notebook", "processes"}."""
     names = ("cropping", "baseline", "pretraining", "control", "fine_tuning")
     p = {name: params.load(NOTEBOOK[name], profile) for name in names}
     found = {
@@ -360,7 +361,7 @@ def jobs(profile: str) -> dict[str, dict]:
         "i3d_features": job("i3d_features", ("i3d_weights",)),
     }
     for recipe in ("reference", "own"):
-        found[f"pretraining_{recipe}"] = job("pretraining", ("s3d_howto",), recipe=recipe)
+        found[f"pretraining_{recipe}"] = job("pretraining", ("s3d_howto",), p["pretraining"].processes, recipe=recipe)
     for what in comparisons(p["pretraining"]):
         name = "compared_" + re.sub(r"\W+", "_", what).lower()
         found[name] = job("compared", ("s3d_howto",), what=what)
