@@ -245,7 +245,8 @@ def comparisons(p: SimpleNamespace) -> dict[str, dict]:
     steps = p.compared_steps
 
     def variant(clusters: int = some, num_steps: int = steps, **changed) -> dict:
-        return dict(clusters_per_step=clusters, num_steps=num_steps, warmup=math.ceil(num_steps / 8)) | changed
+        length = dict(num_steps=num_steps, warmup=math.ceil(num_steps / 8), num_videos=p.compared_videos)
+        return dict(clusters_per_step=clusters) | length | changed
 
     return {
         f"C = {one}": variant(one),

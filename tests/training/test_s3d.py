@@ -1,6 +1,7 @@
 """S3D on a narrated corpus written here: four actions told apart by their colours, and captions that name them."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -152,3 +153,26 @@ def test_clips_meet_the_captions_nearest_to_their_middle(howto):
     assert [s3d.bag(said, time, 1).tolist() for time in (1.5, 4.4, 11.0)] == [[0], [1], [3]]
     assert set(s3d.bag(said, 6.2, 2).tolist()) == {1, 2}, "between the second and the third"
     assert len(s3d.bag(said, 1.0, 3)) == 3
+
+
+def test_clips_decoded_on_demand_are_those_from_memory(howto):
+    """8 frames a second, as the files have; a clip at half that rate takes every second frame."""
+    path = sorted((howto / "videos").iterdir())[0]
+    whole, opened, slow = s3d.in_memory(path, SIDE), *(s3d.on_demand(path, SIDE, fps, 12.0) for fps in (8.0, 4.0))
+    assert (whole.length, opened.length, slow.length) == (96, 96, 48)
+    for start in (0, 7, 50, 92):
+        assert torch.equal(opened.clip(start, 4), whole.clip(start, 4))
+    assert torch.equal(slow.clip(5, 4), torch.stack([whole.clip(frame, 1)[0] for frame in (10, 12, 14, 16)]))
+    wide = s3d.on_demand(path, 2 * SIDE, 8.0, 12.0).clip(0, 2)  # smaller than the size: filled up
+    assert wide.shape == (2, 3, 2 * SIDE, 2 * SIDE) and not wide[:, :, : SIDE // 2].any()
+
+
+def test_it_trains_on_clips_decoded_by_workers_and_passes_over_what_cannot_be_read(howto, tmp_path, capfd):
+    root = tmp_path / "howto"
+    shutil.copytree(howto, root)
+    broken = sorted((root / "videos").iterdir())[3]
+    broken.write_bytes(b"no video")
+    folder = train(tmp_path / "s3d", root, num_steps=8, fps=8.0, loading_workers=1, batch_size=16)
+    assert len(pd.read_csv(folder / "history.csv")) == 1
+    said = capfd.readouterr().out
+    assert f"passed over, {broken}: not a readable video" in said

@@ -5,14 +5,17 @@ antoine77340/MIL-NCE_HowTo100M main_distributed.py: Adam, warm-up, cosine decay,
 """
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from thesis_lib.data.howto100m import Captions, nearest_captions, read_captions
 from thesis_lib.data.text import S3DWords
-from thesis_lib.data.video import frame_rate, read_frames
+from thesis_lib.data.video import frame_rate, read_clip, read_frames
 from thesis_lib.extraction import prepare
 from thesis_lib.losses import mil_nce_loss
 from thesis_lib.models.s3d import S3D
@@ -36,14 +39,24 @@ def train(
     size: int,
     num_videos: int = 0,
     captions: str = "true",
+    fps: float = 0.0,
+    word_dim: int = 64,
+    text_hidden: int = 128,
+    loading_workers: int = 0,
+    precision: str = "fp32",
     seed: int = 0,
     device: str = "auto",
 ) -> None:
-    """Trains S3D on howto/videos/*.avi and howto/raw_caption.json; `load(folder)` gives it back.
+    """Trains S3D on howto/videos/ and howto/raw_caption.json; `load(folder)` gives it back.
 
-    frames: of a clip, consecutive · size: pixels of the short side · candidates: captions nearest to the clip's middle
-    that count as its positives (K) · num_videos: 0 for all · captions="permuted" exchanges the texts of all captions
-    with each other, which leaves nothing to learn: the control.
+    frames: of a clip · size: pixels of the short side · candidates: captions nearest to the clip's middle that count
+    as its positives (K) · num_videos: 0 for all · captions="permuted" exchanges the texts of all captions with each
+    other, which leaves nothing to learn: the control.
+    fps: 0 = small videos, kept in memory whole, of whose frames a clip takes consecutive ones · else clips are decoded
+    where they are needed, at so many frames a second (published: 16 frames at 5), by `loading_workers` processes.
+
+    Processes that torchrun starts share a batch; each clip has the texts of the whole batch as negatives. Batch norm
+    sees the clips of its own process, as in the official code. Videos that cannot be read are named and passed over.
     """
     seed_everything(seed)
     device = choose_device(device)
@@ -51,15 +64,20 @@ def train(
     if captions == "permuted":
         said = permute_texts(said, seed)
     names = [name for name in sorted(said) if len(said[name])][: num_videos or None]
-    films = {name: read_film(Path(howto) / f"videos/{name}.avi", size) for name in names}
-    names = [name for name in names if len(films[name]) >= frames]
-    rates = {name: frame_rate(Path(howto) / f"videos/{name}.avi") for name in names}
+    paths = {path.stem: path for path in sorted((Path(howto) / "videos").iterdir()) if path.stem in said}
+    films = {
+        name: on_demand(paths[name], size, fps, said[name].ends.max()) if fps else in_memory(paths[name], size)
+        for name in names
+        if name in paths
+    }
+    names = [name for name in names if name in films and films[name].length >= frames]
+    if not names:
+        raise ValueError(f"{Path(howto) / 'videos'}: not one video with captions that is {frames} frames long")
 
     words = S3DWords.of(text for name in names for text in said[name].texts)
     texts = {name: words.encode(said[name].texts) for name in names}
-    config = dict(
-        embed_dim=embed_dim, channels_div=channels_div, vocab_size=len(words) + 1, word_dim=64, text_hidden=128
-    )
+    config = dict(embed_dim=embed_dim, channels_div=channels_div, vocab_size=len(words) + 1)
+    config |= dict(word_dim=word_dim, text_hidden=text_hidden)
     if distributed.rank() == 0:
         (Path(folder) / "config.json").write_text(json.dumps({"model": config, "words": words.words, "size": size}))
     model = S3D(**config).to(device, memory_format=torch.channels_last_3d)  # a quarter faster on a CPU
@@ -77,11 +95,16 @@ def train(
         *step, part = item
         rng = np.random.default_rng([seed, *step])
         chosen = [names[k] for k in rng.integers(len(names), size=batch_size)]
-        starts = [int(rng.integers(len(films[name]) - frames + 1)) for name in chosen]
+        starts = [int(rng.integers(films[name].length - frames + 1)) for name in chosen]
         own = list(zip(chosen, starts, strict=True))[part * batch_size // share : (part + 1) * batch_size // share]
-        clips = torch.stack([films[name][start : start + frames] for name, start in own])
-        bags = [texts[name][bag(said[name], (start + frames / 2) / rates[name], candidates)] for name, start in own]
-        return clips, torch.from_numpy(np.concatenate(bags))
+        clips, bags = [], []
+        for name, start in own:
+            while (clip := films[name].clip(start, frames)) is None:
+                name = names[rng.integers(len(names))]
+                start = int(rng.integers(films[name].length - frames + 1))
+            clips.append(clip)
+            bags.append(texts[name][bag(said[name], (start + frames / 2) / films[name].rate, candidates)])
+        return torch.stack(clips), torch.from_numpy(np.concatenate(bags))
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         clips, ids = batch
@@ -97,7 +120,9 @@ def train(
         batches=batches,
         load=load,
         accumulate=share,
+        precision=precision,
         seed=seed,
+        workers=loading_workers,
         loss=loss,
         num_epochs=num_epochs_of(num_steps),
         name="s3d" if captions == "true" else f"s3d {captions} {seed}",
@@ -109,10 +134,39 @@ def bag(said: Captions, time: float, candidates: int) -> np.ndarray:
     return nearest_captions(said.starts, said.ends, time, candidates)
 
 
-def read_film(path: Path, size: int) -> torch.Tensor:
-    """A whole small video [T, 3, H, W] uint8, as `extraction.prepare` scales it."""
-    frames = torch.from_numpy(np.stack([frame for _, frame in read_frames(path, damaged="repeat")]))
-    return (prepare(frames, size) * 255).round().byte()
+@dataclass(frozen=True)
+class Film:
+    """A video as `length` frames, `rate` a second; clip(start, count) -> [count, 3, H, W] uint8, None if unreadable."""
+
+    length: int
+    rate: float
+    clip: Callable[[int, int], torch.Tensor | None]
+
+
+def in_memory(path: Path, size: int) -> Film:
+    """All frames of a small video."""
+    frames = _prepared([frame for _, frame in read_frames(path, damaged="repeat")], size)
+    return Film(len(frames), frame_rate(path), lambda start, count: frames[start : start + count])
+
+
+def on_demand(path: Path, size: int, fps: float, seconds: float) -> Film:
+    """A video that is opened for each of its clips; `seconds`: how much of it counts, so that it need not be opened."""
+
+    def clip(start: int, count: int) -> torch.Tensor | None:
+        try:
+            frames = _prepared(read_clip(path, start / fps, count, fps), size)
+        except ValueError as error:
+            print(f"s3d: passed over, {error}", flush=True)
+            return None
+        # Clips of a batch must be of one size, whatever the shape of their videos: the middle, filled up with black.
+        rows, columns = (size - side for side in frames.shape[2:])
+        return F.pad(frames, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+
+    return Film(int(seconds * fps), fps, clip)
+
+
+def _prepared(frames: Sequence[np.ndarray], size: int) -> torch.Tensor:
+    return (prepare(torch.from_numpy(np.stack(frames)), size) * 255).round().byte()
 
 
 def load(folder: Path) -> tuple[S3D, S3DWords, int]:

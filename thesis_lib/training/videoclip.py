@@ -59,6 +59,7 @@ def train(
     interruptions: int = 0,
     exact_resume: bool = True,
     val_videos: int = 32,
+    num_videos: int = 0,
     min_tokens: int = 8,
     max_tokens: int = 64,
     min_seconds: int = 3,
@@ -82,6 +83,7 @@ def train(
     retrieval_shards: how many GPUs the search is split over, each seeing its own share of the videos.
     vector_clips: how many clips of a video make its vector for retrieval; 0 = clips_per_video, as published.
     caption_order: "permuted" moves every caption's text to a random slot of a random video, in validation too.
+    num_videos: 0 = all training videos, else so many, spread evenly over the list.
     interruptions, exact_resume: the training stops so many times, evenly spaced, and goes on from what was kept: with
         exact_resume everything, so that it changes nothing; without it the weights alone, and optimizer and schedule
         start anew, as in the thesis.
@@ -96,6 +98,9 @@ def train(
     vocabulary = Vocabulary(vocab)
     tracks = read_tracks(Path(features), Path(howto), vocabulary, seed if caption_order == "permuted" else None)
     tracks, held_out = split(tracks, Path(howto), val_videos, seed)
+    if num_videos:
+        count = min(num_videos, len(tracks))
+        tracks = [tracks[index * len(tracks) // count] for index in range(count)]
     if len(tracks) < videos_per_cluster:
         raise ValueError(
             f"{features}: {len(tracks)} training videos, fewer than videos_per_cluster={videos_per_cluster}"
