@@ -1,0 +1,96 @@
+"""Clusters of hard negatives for very many videos: seconds, peak memory, and how many exact neighbours are found.
+
+    python -m benchmarks.retrieval --videos 120000 --dim 768
+    python -m benchmarks.retrieval --videos 1200000 --dim 768     # in full, on a server
+
+Vectors are random ones, or a mixture of Gaussians with 300 videos a topic, twice as far between topics as within.
+Projection to n times the videos: building n times (a little less in truth: the 24,576 training vectors stay as many),
+searching n^2 times, since both the centres and what each is compared with grow; memory n times.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import faiss
+import numpy as np
+
+from benchmarks.measure import MEGABYTE, machine, peak_memory
+from thesis_lib import retrieval
+
+CLUSTER, CANDIDATES = 32, 64  # of the published recipe
+FULL = 1_200_000  # videos of HowTo100M
+METHODS = {"exact": None, "512 cells, 1 visited (released)": 1, "512 cells, 8 visited": 8, "512 cells, 32 visited": 32}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--videos", type=int, default=120_000)
+    parser.add_argument("--dim", type=int, default=768)
+    arguments = parser.parse_args()
+    size = arguments.videos, arguments.dim
+    times = FULL / arguments.videos
+    where = "GPU" if hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus() else "CPU"
+    print(f"{size[0]:,} vectors of {size[1]}, {size[0] // CLUSTER:,} clusters of {CLUSTER} from {CANDIDATES}")
+    print(f"{machine()}; faiss {faiss.__version__} on {where} with {faiss.omp_get_max_threads()} thread(s)\n")
+    print(f"| vectors | index | build s | search s | neighbours found | short clusters | {FULL:,} videos, s |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    for kind in ("mixture", "random"):
+        vectors = draw_vectors(kind, *size)
+        nearest = None
+        for name, nprobe in METHODS.items():
+            build, search, found = measure(vectors, nprobe)
+            nearest = found if nearest is None else nearest
+            share = np.mean([np.isin(a, b[b >= 0]).mean() for a, b in zip(nearest, found, strict=True)])
+            short = np.mean((found >= 0).sum(1) < CLUSTER)
+            projected = build * times + search * times**2
+            row = f"{build:.1f} | {search:.1f} | {share:.1%} | {short:.1%} | {projected:,.0f}"
+            print(f"| {kind} | {name} | {row} |", flush=True)
+        del vectors
+    print(f"\n| build_clusters | peak memory beside the vectors, MB | {FULL:,} videos, MB |\n|---|---:|---:|")
+    for name, nprobe in (("exact", None), ("512 cells, 8 visited", 8)):
+        peak = peak_memory(all_clusters, nprobe, *size) / MEGABYTE
+        print(f"| {name} | {peak:,.0f} | {peak * times:,.0f} |", flush=True)
+
+
+def measure(vectors: np.ndarray, nprobe: int | None) -> tuple[float, float, np.ndarray]:
+    """(seconds to build the index, seconds to search it, neighbours [clusters, 64]) of a random centre a cluster."""
+    centres = np.random.default_rng(1).choice(len(vectors), len(vectors) // CLUSTER, replace=False)
+    start = time.perf_counter()
+    index = retrieval.index_of(vectors, *limits(nprobe))
+    built = time.perf_counter()
+    found = retrieval.search(index, vectors[centres], CANDIDATES)
+    return built - start, time.perf_counter() - built, found
+
+
+def all_clusters(nprobe: int | None, videos: int, dim: int) -> Iterator[None]:
+    """Ready with the vectors, then all clusters of an epoch: for `peak_memory`."""
+    vectors = draw_vectors("mixture", videos, dim)
+    yield
+    exact_below, nprobe = limits(nprobe)
+    retrieval.build_clusters(
+        vectors, videos // CLUSTER, CLUSTER, CANDIDATES, seed=0, exact_below=exact_below, nprobe=nprobe
+    )
+
+
+def limits(nprobe: int | None) -> tuple[float, int]:
+    """(exact_below, nprobe) that force the exact search (None) or the inverted file."""
+    return (np.inf, 1) if nprobe is None else (0, nprobe)
+
+
+def draw_vectors(kind: str, videos: int, dim: int) -> np.ndarray:
+    """[V, D] float32: "random" normal ones, or a "mixture" of videos // 300 Gaussians; drawn in pieces."""
+    rng = np.random.default_rng(0)
+    vectors = np.empty((videos, dim), np.float32)
+    topics = rng.standard_normal((max(2, videos // 300), dim), np.float32)
+    for start in range(0, videos, 8192):
+        piece = vectors[start : start + 8192]
+        rng.standard_normal(out=piece, dtype=np.float32)
+        if kind == "mixture":
+            piece *= 0.5
+            piece += topics[rng.integers(len(topics), size=len(piece))]
+    return vectors
+
+
+if __name__ == "__main__":
+    main()
