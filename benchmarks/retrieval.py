@@ -20,7 +20,13 @@ from thesis_lib import retrieval
 
 CLUSTER, CANDIDATES = 32, 64  # of the published recipe
 FULL = 1_200_000  # videos of HowTo100M
-METHODS = {"exact": None, "512 cells, 1 visited (released)": 1, "512 cells, 8 visited": 8, "512 cells, 32 visited": 32}
+METHODS = {  # name: cells, visited
+    "exact": (0, 0),
+    "512 cells, 1 visited (released)": (512, 1),
+    "512 cells, 8 visited": (512, 8),
+    "2048 cells, 8 visited (ours)": (2048, 8),
+    "2048 cells, 32 visited": (2048, 32),
+}
 
 
 def main() -> None:
@@ -33,13 +39,18 @@ def main() -> None:
     where = "GPU" if hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus() else "CPU"
     print(f"{size[0]:,} vectors of {size[1]}, {size[0] // CLUSTER:,} clusters of {CLUSTER} from {CANDIDATES}")
     print(f"{machine()}; faiss {faiss.__version__} on {where} with {faiss.omp_get_max_threads()} thread(s)\n")
-    print(f"| vectors | index | build s | search s | neighbours found | short clusters | {FULL:,} videos, s |")
+    # First, since a new process begins with the peak of the one that started it.
+    print(f"| build_clusters | peak memory beside the vectors, MB | {FULL:,} videos, MB |\n|---|---:|---:|")
+    for name in ("exact", "2048 cells, 8 visited (ours)"):
+        peak = peak_memory(all_clusters, *METHODS[name], *size) / MEGABYTE
+        print(f"| {name} | {peak:,.0f} | {peak * times:,.0f} |", flush=True)
+    print(f"\n| vectors | index | build s | search s | neighbours found | short clusters | {FULL:,} videos, s |")
     print("|---|---|---:|---:|---:|---:|---:|")
     for kind in ("mixture", "random"):
         vectors = draw_vectors(kind, *size)
         nearest = None
-        for name, nprobe in METHODS.items():
-            build, search, found = measure(vectors, nprobe)
+        for name, (cells, visited) in METHODS.items():
+            build, search, found = measure(vectors, cells, visited)
             nearest = found if nearest is None else nearest
             share = np.mean([np.isin(a, b[b >= 0]).mean() for a, b in zip(nearest, found, strict=True)])
             short = np.mean((found >= 0).sum(1) < CLUSTER)
@@ -47,35 +58,26 @@ def main() -> None:
             row = f"{build:.1f} | {search:.1f} | {share:.1%} | {short:.1%} | {projected:,.0f}"
             print(f"| {kind} | {name} | {row} |", flush=True)
         del vectors
-    print(f"\n| build_clusters | peak memory beside the vectors, MB | {FULL:,} videos, MB |\n|---|---:|---:|")
-    for name, nprobe in (("exact", None), ("512 cells, 8 visited", 8)):
-        peak = peak_memory(all_clusters, nprobe, *size) / MEGABYTE
-        print(f"| {name} | {peak:,.0f} | {peak * times:,.0f} |", flush=True)
 
 
-def measure(vectors: np.ndarray, nprobe: int | None) -> tuple[float, float, np.ndarray]:
+def measure(vectors: np.ndarray, cells: int, visited: int) -> tuple[float, float, np.ndarray]:
     """(seconds to build the index, seconds to search it, neighbours [clusters, 64]) of a random centre a cluster."""
     centres = np.random.default_rng(1).choice(len(vectors), len(vectors) // CLUSTER, replace=False)
     start = time.perf_counter()
-    index = retrieval.index_of(vectors, *limits(nprobe))
+    index = retrieval.index_of(vectors, np.inf if cells == 0 else 0, cells, visited)
     built = time.perf_counter()
     found = retrieval.search(index, vectors[centres], CANDIDATES)
     return built - start, time.perf_counter() - built, found
 
 
-def all_clusters(nprobe: int | None, videos: int, dim: int) -> Iterator[None]:
+def all_clusters(cells: int, visited: int, videos: int, dim: int) -> Iterator[None]:
     """Ready with the vectors, then all clusters of an epoch: for `peak_memory`."""
     vectors = draw_vectors("mixture", videos, dim)
     yield
-    exact_below, nprobe = limits(nprobe)
+    exact_below = np.inf if cells == 0 else 0
     retrieval.build_clusters(
-        vectors, videos // CLUSTER, CLUSTER, CANDIDATES, seed=0, exact_below=exact_below, nprobe=nprobe
+        vectors, videos // CLUSTER, CLUSTER, CANDIDATES, 0, exact_below=exact_below, cells=cells, nprobe=visited
     )
-
-
-def limits(nprobe: int | None) -> tuple[float, int]:
-    """(exact_below, nprobe) that force the exact search (None) or the inverted file."""
-    return (np.inf, 1) if nprobe is None else (0, nprobe)
 
 
 def draw_vectors(kind: str, videos: int, dim: int) -> np.ndarray:

@@ -10,8 +10,11 @@ Times, memory and how many neighbours are found: benchmarks/README.md.
 import faiss
 import numpy as np
 
-EXACT_BELOW = 200_000  # videos; up to here an exact search takes about a minute on two cores, and less with more
-CELLS = 512  # of the inverted file, as released
+# Videos. All of HowTo100M are searched exactly: matrix products make that as fast as to visit 8 of the released 512
+# cells, which finds fewer neighbours (benchmarks/README.md).
+EXACT_BELOW = 2_000_000
+CELLS = 2048  # of the inverted file, released: 512
+NPROBE = 8  # of which so many are visited, released: 1
 POINTS_PER_CELL = 48  # that its k-means is trained on, as released; faiss complains below 39
 
 
@@ -30,7 +33,8 @@ def build_clusters(
     include_centre=False,
     shards=1,
     exact_below=EXACT_BELOW,
-    nprobe=8,
+    cells=CELLS,
+    nprobe=NPROBE,
 ):
     """Clusters of neighbouring videos, as lists of positions in `vectors` [V, D].
 
@@ -40,7 +44,7 @@ def build_clusters(
 
     shards: every GPU of the released code searches only its own 1 / shards of the videos, where neighbours are farther
     apart. shards=8 does so on any machine. Shard r holds the videos r, r + shards, ... in every epoch.
-    exact_below, nprobe: passed to `index_of`.
+    exact_below, cells, nprobe: passed to `index_of`.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     # The extremes tell of NaN and infinity without an array of V x D truth values.
@@ -57,7 +61,7 @@ def build_clusters(
         own = np.ascontiguousarray(vectors[shard::shards])  # a copy only where there are several shards
         count = num_clusters // shards + (shard < num_clusters % shards)
         centres = rng.choice(len(own), count, replace=count > len(own))
-        index = index_of(own, exact_below, nprobe, seed)
+        index = index_of(own, exact_below, cells, nprobe, seed)
         for centre, neighbours in zip(centres, search(index, own[centres], num_candidates), strict=True):
             others = neighbours[(neighbours >= 0) & (neighbours != centre)][: num_candidates - 1]
             drawn = _draw(rng, centre, others, cluster_size, include_centre)
@@ -65,14 +69,14 @@ def build_clusters(
     return [clusters[i] for i in rng.permutation(num_clusters)] if shards > 1 else clusters
 
 
-def index_of(vectors, exact_below=EXACT_BELOW, nprobe=8, seed=0):
+def index_of(vectors, exact_below=EXACT_BELOW, cells=CELLS, nprobe=NPROBE, seed=0):
     """A FAISS index over vectors [V, D] float32, squared Euclidean distance, on a GPU where faiss-gpu finds one.
 
-    Exact for fewer than exact_below vectors; else an inverted file of at most 512 cells, of which a search visits the
-    nprobe nearest (released: 1). Its cells are found on the CPU, so that they are the same with and without a GPU.
+    Exact for fewer than exact_below vectors; else an inverted file of at most `cells` cells, of which a search
+    visits the `nprobe` nearest. Its cells are found on the CPU, so that they are the same with and without a GPU.
     """
     dim = vectors.shape[1]
-    cells = min(CELLS, len(vectors) // POINTS_PER_CELL)
+    cells = min(cells, len(vectors) // POINTS_PER_CELL)
     if len(vectors) < exact_below or cells < 2:
         index = faiss.IndexFlatL2(dim)
     else:
