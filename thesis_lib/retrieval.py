@@ -75,6 +75,13 @@ def index_of(vectors, exact_below=EXACT_BELOW, cells=CELLS, nprobe=NPROBE, seed=
     Exact for fewer than exact_below vectors; else an inverted file of at most `cells` cells, of which a search
     visits the `nprobe` nearest. Its cells are found on the CPU, so that they are the same with and without a GPU.
     """
+    index = empty_index(vectors, exact_below, cells, nprobe, seed)
+    index.add(vectors)
+    return index
+
+
+def empty_index(vectors, exact_below, cells, nprobe, seed):
+    """The index of `index_of`, trained, without the vectors."""
     dim = vectors.shape[1]
     cells = min(cells, len(vectors) // POINTS_PER_CELL)
     if len(vectors) < exact_below or cells < 2:
@@ -87,7 +94,6 @@ def index_of(vectors, exact_below=EXACT_BELOW, cells=CELLS, nprobe=NPROBE, seed=
         index.train(vectors)
     if hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus():
         index = faiss.index_cpu_to_all_gpus(index, ngpu=1)
-    index.add(vectors)
     return index
 
 
