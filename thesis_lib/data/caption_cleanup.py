@@ -21,6 +21,7 @@ def merge_overlaps(captions: Captions, rng: np.random.Generator) -> Captions:
         if not text:
             continue
         before = texts[-1] if texts else ""
+        start = max([start, *starts[-1:]])  # one that was put off holds up the next
         shared = next((n for n in range(1, len(text) + 1) if before.endswith(text[:n])), 0)
         if before and (before.endswith(text) or text.startswith(before)):
             texts[-1] = max(before, text, key=len)
@@ -28,8 +29,7 @@ def merge_overlaps(captions: Captions, rng: np.random.Generator) -> Captions:
             continue
         if shared and rng.random() > 0.5:  # it stays with the earlier one
             ends[-1] = max(ends[-1], start)
-            start, text = max(ends[-1], start), text[shared:].strip()
-            end = max(end, start)
+            start, text = ends[-1], text[shared:].strip()
         elif shared:
             texts[-1] = before[:-shared].strip()
             ends[-1] = min(ends[-1], start)
@@ -37,7 +37,7 @@ def merge_overlaps(captions: Captions, rng: np.random.Generator) -> Captions:
                 del starts[-1], ends[-1], texts[-1]
         if text:
             starts.append(start)
-            ends.append(end)
+            ends.append(max(end, start))
             texts.append(text)
     return Captions(np.array(starts, np.float64), np.array(ends, np.float64), texts)
 
