@@ -41,6 +41,32 @@ def test_what_is_no_caption_file(tmp_path, content):
         captions.read_captions(tmp_path / "raw_caption.json")
 
 
+def test_read_captions_sorts_and_drops_what_is_no_text(tmp_path):
+    raw = {
+        "a": {
+            "start": [5.0, 1, 2, 3, 9],
+            "end": [6, 2, 3, 4, 8],
+            "text": ["later", "first", float("nan"), "  ", "back"],
+        },
+        "b": {"start": [], "end": [], "text": []},
+    }
+    (tmp_path / "raw_caption.json").write_text(json.dumps(raw))
+    read = captions.read_captions(tmp_path / "raw_caption.json")
+    assert read["a"].texts == ["first", "later"] and read["a"].starts.tolist() == [1, 5]
+    assert read["a"].ends.tolist() == [2, 6] and len(read["b"]) == 0
+
+
+@pytest.mark.parametrize(
+    "content", ["[1, 2]", "{", '{"a": {"start": [1]}}', '{"a": {"start": [1], "end": [], "text": []}}']
+)
+def test_broken_captions(tmp_path, content):
+    (tmp_path / "raw_caption.json").write_text(content)
+    with pytest.raises(ValueError, match=r"raw_caption\.json: expected"):
+        captions.read_captions(tmp_path / "raw_caption.json")
+    with pytest.raises(ValueError, match="no such file"):
+        captions.read_captions(tmp_path / "nowhere.json")
+
+
 def test_a_broken_file_is_not_read_to_its_end(tmp_path):
     path = tmp_path / "raw_caption.json"
     path.write_text('{"a": {"start": [' + "1," * 100_000)
