@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import torch
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PARTS = ("models", "losses", "processors", "tasks", "evaluators")
 
@@ -60,8 +62,11 @@ def write_bert(folder: Path, words: int = 200, **sizes: int | float) -> Path:
     from transformers import BertConfig, BertModel
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = BertConfig(vocab_size=words, **sizes)
-    BertModel(config).save_pretrained(folder)
+    model = BertModel(BertConfig(vocab_size=words, **sizes))
+    for parameter in model.parameters():
+        if parameter.ndim == 1:  # a new BERT has ones and zeros there, which hide a mistake
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
     pieces = [*SPECIAL, *(f"word{number}" for number in range(words - len(SPECIAL)))]
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces))
     return folder
