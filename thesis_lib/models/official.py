@@ -70,7 +70,7 @@ def load_official(kind: str, path: str | Path, *, trust: bool = False, **constru
     if unknown:
         raise ValueError(f"{kind} has no argument '{unknown[0]}': expected one of {', '.join(known)}")
 
-    content = _read(Path(path), trust)
+    content = read_checkpoint(Path(path), trust)
     tensors, others, found_as = _unwrap(Path(path), content)
     if not all(name in tensors for name in entry.signature):
         raise ValueError(f"{path}: not {kind}: {found_as}: looks like {_looks_like(tensors)}")
@@ -143,7 +143,7 @@ def main(kind: str, path: str | Path) -> None:
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _read(path, trust):
+def read_checkpoint(path: Path, trust: bool = False):
     """Whatever torch.save wrote into a file, on the CPU."""
     if not path.is_file():
         raise ValueError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
