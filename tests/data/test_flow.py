@@ -40,8 +40,8 @@ def test_the_flow_of_a_pair_does_not_depend_on_the_pairs_before(method):
 
 
 def test_faster_than_20_pixels_counts_as_20():
-    flow = optical_flow(moving([(30, 0), (-30, 0)], side=224), "dis")
-    assert flow.max() == 1 and flow.min() == -1
+    flow = optical_flow(moving([(24, 0), (-24, 0)], side=224), "dis")
+    assert np.abs(flow).max() == 1
     assert np.median(flow[0, ..., 0]) == 1 and np.median(flow[1, ..., 0]) == -1
 
 
