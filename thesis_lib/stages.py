@@ -112,6 +112,7 @@ def i3d_features(p: SimpleNamespace) -> Path:
         size=p.i3d_size,
         color=p.color,
         head=p.head,
+        mode=p.i3d_mode,
         batch_size=p.extraction_batch_size,
         device=p.device,
     )
@@ -174,15 +175,15 @@ def fps(p: SimpleNamespace) -> float:
 # -- segmentation ----------------------------------------------------------------------------------------------------
 
 
-def baseline(p: SimpleNamespace, split: int, cut: str = "back") -> Path:
-    """ASFormer trained on the I3D features of one split."""
+def baseline(p: SimpleNamespace, split: int, cut: str = "back", features: Path | None = None) -> Path:
+    """ASFormer trained on the I3D features of one split, those of the profile unless given."""
     from thesis_lib.training import asformer
 
     names = ("num_epochs", "lr", "num_layers", "num_decoders", "num_f_maps", "channel_masking_rate", "sample_rate")
     return cached(
         asformer.train,
         profile=p.profile,
-        features=i3d_features(of("i3d_features", p)),
+        features=features or i3d_features(of("i3d_features", p)),
         root=salads(p),
         split=split,
         cut=cut,
