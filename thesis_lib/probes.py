@@ -17,7 +17,7 @@ from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import contrastive_loss
 from thesis_lib.models.videoclip import VideoCLIP
 from thesis_lib.retrieval import build_clusters
-from thesis_lib.training import finetune, loop, narrated, videoclip
+from thesis_lib.training import finetune, loop, tracks, videoclip
 from thesis_lib.training.pairs import Pair, SpanLimits, aligned_pair, overlapped_pair
 
 SMALL_WORDS = {"a", "into", "onto", "the", "to"}  # shared by class names without meaning anything
@@ -30,18 +30,18 @@ SMALL_WORDS = {"a", "into", "onto", "the", "to"}  # shared by class names withou
 class Narrated:
     """Narrated videos as pretraining reads them, and how pairs are drawn from them and made into batches."""
 
-    tracks: list[narrated.Track]
+    tracks: list[tracks.Track]
     limits: SpanLimits
-    collate: narrated.Collate
+    collate: tracks.Collate
 
     @classmethod
     def read(cls, features: Path, howto: Path, vocab: Path, limits: SpanLimits, most: int = 2000) -> "Narrated":
         """The usable videos; where there are more than `most`, as many drawn at random."""
         vocabulary = Vocabulary(vocab)
-        tracks = narrated.read_tracks(features, howto, vocabulary)
-        if len(tracks) > most:
-            tracks = [tracks[i] for i in np.sort(np.random.default_rng(0).permutation(len(tracks))[:most])]
-        return cls(tracks, limits, narrated.Collate(vocabulary, limits.max_seconds))
+        read = tracks.read_tracks(features, howto, vocabulary)
+        if len(read) > most:
+            read = read.only(read.videos.names[np.random.default_rng(0).permutation(len(read))[:most]])
+        return cls(list(read), limits, tracks.Collate(vocabulary, limits.max_seconds))
 
     def clusters(self, model: VideoCLIP | None, size: int, clips: int, seed: int) -> list[list[int]]:
         """Clusters of `size` videos: retrieved with the vectors of a model, or random ones (None)."""
@@ -49,14 +49,14 @@ class Narrated:
         if model is None:
             order = np.random.default_rng(seed).permutation(len(self.tracks))
             return order[: count * size].reshape(count, size).tolist()
-        vectors = narrated.encode_videos(model, self.tracks, clips, self.collate, self.limits, [seed])
+        vectors = tracks.encode_videos(model, self.tracks, clips, self.collate, self.limits, [seed])
         return build_clusters(vectors, count, size, 2 * size, seed)
 
     def names(self, cluster: Iterable[int]) -> list[str]:
         """Names of the videos of a cluster."""
         return [self.tracks[i].name for i in cluster]
 
-    def example_pairs(self, track: narrated.Track, count: int, seed: int) -> list[tuple[Pair, Pair]]:
+    def example_pairs(self, track: tracks.Track, count: int, seed: int) -> list[tuple[Pair, Pair]]:
         """(aligned, overlapped) pairs of one video; the two of a tuple share their text span."""
         video = track.captions, track.lengths, len(track.features)
         streams = [[seed, k] for k in range(count)]
@@ -81,7 +81,7 @@ def gradients(
     clusters one after the other on one device. "merged": all pairs in one batch, a different objective.
     """
     model, rng = model.double().eval(), np.random.default_rng(seed)
-    picks = [narrated.draw([corpus.tracks[i] for i in c], clips, rng, corpus.limits) for c in clusters]
+    picks = [tracks.draw([corpus.tracks[i] for i in c], clips, rng, corpus.limits) for c in clusters]
 
     def loss(picked) -> torch.Tensor:
         features, *rest = corpus.collate(picked)

@@ -275,6 +275,7 @@ def videoclip_weights(p: SimpleNamespace, features: Path | None = None, **change
         features=features or s3d_features(of("s3d_features", p), "howto"),
         howto=howto(p),
         vocab=vocabulary(p),
+        bert=Path(p.bert_root) if p.bert_root else "",
         seed=p.seed,
         device=p.device,
         **{name: getattr(p, name) for name in names},

@@ -156,7 +156,7 @@ def test_workers_load_the_same_batches(whole, tmp_path):
 def test_workers_see_what_each_epoch_plans():
     """Items travel to workers that live on; what the dataset holds itself stays as it was when they began."""
     held = {"plan": [1, 2]}
-    order, dataset = loop._Order(), loop._Loading(lambda item: (item, list(held["plan"])))
+    order, dataset = loop._Order(), loop.Loading(lambda item: (item, list(held["plan"])))
     loader = torch.utils.data.DataLoader(
         dataset, sampler=order, batch_size=None, num_workers=2, persistent_workers=True
     )

@@ -11,6 +11,7 @@ the beginning of a name: data/feat/feat_how2_s3d_shard_small/raw_caption_dedup.b
 """
 
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -102,6 +103,23 @@ class CaptionShards(Mapping[str, Captions]):
             raise ValueError(f"{path}: {name} has {len(ids)} texts and {len(spans)} times")
         order = np.argsort(spans[:, 0], kind="stable")
         return Captions(spans[order, 0], spans[order, 1], tokens=[ids[i][ids[i] != -1] for i in order])
+
+
+def sharded(folder: str | Path) -> bool:
+    """Whether a folder holds shards."""
+    return (Path(folder) / "train_meta.pkl").is_file()
+
+
+def caption_prefix(folder: str | Path, split: str) -> str:
+    """The prefix of the only captions in a folder of features. Raises ValueError for none, and for several kinds."""
+    found = {path.name for path in Path(folder).glob(f"*{split}_*.startends_data.npy")}
+    prefixes = {re.match(rf"(.*){split}_\d+\.startends_data\.npy", name)[1] for name in found}
+    if len(prefixes) != 1:
+        seen = f"{len(prefixes)} kinds ({', '.join(sorted(prefixes))})" if prefixes else "none"
+        raise ValueError(
+            f"{folder}: captions of {split}: expected one kind, <kind>{split}_0.startends_data.npy; {seen}"
+        )
+    return str(Path(folder) / prefixes.pop())
 
 
 def read_meta(path: str | Path) -> dict[int, list[str]]:

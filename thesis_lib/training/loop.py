@@ -120,7 +120,7 @@ def fit(
 
     order = _Order()
     loader = DataLoader(
-        _Loading(load), sampler=order, batch_size=None, num_workers=workers, persistent_workers=workers > 0
+        Loading(load), sampler=order, batch_size=None, num_workers=workers, persistent_workers=workers > 0
     )
     start, epochs_before, saved = time.perf_counter(), len(rows), time.perf_counter()
     for epoch in range(len(rows) + 1, num_epochs + 1):
@@ -213,7 +213,7 @@ class _Order:
         return len(self.items)
 
 
-class _Loading:
+class Loading:
     """load() as a dataset."""
 
     def __init__(self, load: Callable):

@@ -21,12 +21,13 @@ from torch.utils.checkpoint import checkpoint
 
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import contrastive_loss
+from thesis_lib.models.bert_weights import load_bert
 from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
 from thesis_lib.retrieval import build_clusters
 from thesis_lib.runs import atomic_save
 from thesis_lib.training import distributed, loop
-from thesis_lib.training.narrated import Collate, Track, draw, encode_videos, read_tracks, split
 from thesis_lib.training.pairs import SpanLimits
+from thesis_lib.training.tracks import Collate, Tracks, draw, encode_videos, read_parts
 
 TRAIN, VECTORS, VALIDATION = range(3)  # streams of random numbers, so that one does not shift another
 
@@ -37,6 +38,7 @@ def train(
     features: Path,
     howto: Path,
     vocab: Path,
+    bert: Path | str = "",
     width: int = 64,
     video_layers: int = 2,
     text_layers: int = 2,
@@ -71,9 +73,11 @@ def train(
     save_every: float = 600.0,
     name: str = "videoclip",
 ) -> None:
-    """Trains from random weights; writes weights.pt, config.json, history.csv and clusters.json into `folder`.
+    """Trains VideoCLIP; writes weights.pt, config.json, history.csv and clusters.json into `folder`.
 
-    features: <video>.npy [seconds, D]; howto: folder with raw_caption.json and HowTo100M_v1.csv; vocab: vocab.txt.
+    features, howto: see `tracks.read_tracks`, and HowTo100M_v1.csv; vocab: vocab.txt.
+    bert: folder of a published BERT that both towers start from, as the official ones do; its sizes then take the place
+        of width, text_layers and heads. "" = random weights.
     Length: `num_steps` optimizer steps or `num_epochs` of (training videos / videos_per_cluster) clusters, not both.
     pairs_at_once: a cluster that does not fit in memory is encoded so many pairs at a time, with the gradient of the
         whole (see `encode`); 0 = all at once.
@@ -96,11 +100,11 @@ def train(
     options = SimpleNamespace(**locals())
     _check(options)
     vocabulary = Vocabulary(vocab)
-    tracks = read_tracks(Path(features), Path(howto), vocabulary, seed if caption_order == "permuted" else None)
-    tracks, held_out = split(tracks, Path(howto), val_videos, seed)
+    permute_seed = seed if caption_order == "permuted" else None
+    tracks, held_out = read_parts(Path(features), Path(howto), vocabulary, val_videos, seed, permute_seed)
     if num_videos:
         count = min(num_videos, len(tracks))
-        tracks = [tracks[index * len(tracks) // count] for index in range(count)]
+        tracks = tracks.only(tracks.videos.names[np.arange(count) * len(tracks) // count])
     if len(tracks) < videos_per_cluster:
         raise ValueError(
             f"{features}: {len(tracks)} training videos, fewer than videos_per_cluster={videos_per_cluster}"
@@ -110,25 +114,22 @@ def train(
     options.num_steps = num_steps or num_epochs * options.steps_per_epoch
     options.num_epochs = -(-options.num_steps // options.steps_per_epoch)
 
-    config = VideoCLIPConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=width,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        video_layers=video_layers,
-        text_layers=text_layers,
-        video_dim=tracks[0].features.shape[1],
-        dropout=dropout,
-        cls_id=vocabulary.cls,
-        sep_id=vocabulary.sep,
-    )
+    loop.seed_everything(seed)
+    given = dict(video_layers=video_layers, video_dim=tracks[0].features.shape[1], dropout=dropout)
+    given |= dict(cls_id=vocabulary.cls, sep_id=vocabulary.sep)
+    if bert:
+        start = load_bert(bert, **given)[0]
+    else:
+        given |= dict(hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width)
+        start = VideoCLIP(VideoCLIPConfig(vocab_size=len(vocabulary), text_layers=text_layers, **given))
+    config = start.config
     if distributed.rank() == 0:
         (Path(folder) / "config.json").write_text(json.dumps(asdict(config), indent=1))
     limits = SpanLimits(min_tokens, max_tokens, min_seconds=min_seconds, max_seconds=max_seconds)
     collate = Collate(vocabulary, config.max_video_len)
     stops = _evenly_spaced(interruptions, options.num_epochs)
     for last_epoch in [*stops, options.num_epochs]:
-        run = Pretraining(options, config, tracks, held_out, collate, limits, restarts=() if exact_resume else stops)
+        run = Pretraining(options, start, tracks, held_out, collate, limits, restarts=() if exact_resume else stops)
         run.fit(last_epoch)
 
 
@@ -137,9 +138,9 @@ class Pretraining:
     """A training from its first step, or from the checkpoint in its folder, to the end of some epoch."""
 
     options: SimpleNamespace  # the arguments of `train`, with num_steps, steps_per_epoch and num_epochs worked out
-    config: VideoCLIPConfig
-    tracks: Sequence[Track]
-    held_out: Sequence[Track]
+    start: VideoCLIP
+    tracks: Tracks
+    held_out: Tracks
     collate: Collate
     limits: SpanLimits
     restarts: Sequence[int]  # epochs after which all but the weights is lost
@@ -148,8 +149,7 @@ class Pretraining:
     def __post_init__(self):
         options = self.options
         self.device = loop.choose_device(options.device)
-        loop.seed_everything(options.seed)
-        self.model = VideoCLIP(self.config).to(self.device)
+        self.model = deepcopy(self.start).train().to(self.device)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=options.lr, betas=(0.9, 0.98), fused=True)
         steps = options.schedule_steps or options.num_steps
@@ -191,7 +191,7 @@ class Pretraining:
                 self.optimizer.load_state_dict(deepcopy(self.as_new[0]))
                 self.scheduler.load_state_dict(deepcopy(self.as_new[1]))
             clusters = self.clusters_of(epoch)
-            memory["examples"].append({"epoch": epoch, "videos": [self.tracks[index].name for index in clusters[0]]})
+            memory["examples"].append({"epoch": epoch, "videos": [self.tracks.name(index) for index in clusters[0]]})
             memory["pairs"] += sum(map(len, clusters[:left])) * options.clips_per_video
             memory |= {"epoch": epoch, "clusters": clusters}
         return [(epoch, number, cluster) for number, cluster in enumerate(memory["clusters"][:left])]
@@ -208,9 +208,12 @@ class Pretraining:
         vectors = distributed.interleave(own, len(self.tracks))
         return distributed.on_first(lambda: self.group(vectors, count, stream))
 
-    def vectors_of(self, videos: Sequence[Track], stream: Sequence[int], part: slice = slice(None)) -> np.ndarray:
-        clips = self.options.vector_clips or self.options.clips_per_video
-        return encode_videos(self.model, videos, clips, self.collate, self.limits, stream, part, self.options.precision)
+    def vectors_of(self, videos: Tracks, stream: Sequence[int], part: slice = slice(None)) -> np.ndarray:
+        options = self.options
+        clips, workers = options.vector_clips or options.clips_per_video, options.loading_workers
+        return encode_videos(
+            self.model, videos, clips, self.collate, self.limits, stream, part, options.precision, workers
+        )
 
     def group(self, vectors: np.ndarray, count: int, stream: Sequence[int]) -> list[list[int]]:
         size, picked = self.options.videos_per_cluster, int(np.random.default_rng(stream).integers(2**31))
@@ -221,7 +224,7 @@ class Pretraining:
         rng = np.random.default_rng([self.options.seed, epoch, TRAIN, number])
         return self.collate(self.draw(self.tracks, cluster, rng))
 
-    def draw(self, videos: Sequence[Track], cluster: Sequence[int], rng: np.random.Generator) -> list:
+    def draw(self, videos: Tracks, cluster: Sequence[int], rng: np.random.Generator) -> list:
         return draw([videos[index] for index in cluster], self.options.clips_per_video, rng, self.limits)
 
     def loss(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
