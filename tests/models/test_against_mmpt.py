@@ -266,7 +266,7 @@ def trainer(packages, official, *flags):
 
 
 def test_training_steps(packages, official, ours):
-    """Three steps over two clusters each: update_freq of fairseq is accumulation of ours, and clipping comes after it."""
+    """Three steps over two clusters each: fairseq's update_freq is our accumulation, and clipping comes after it."""
     official = official(clip_per_video=2)
     model = ours(official.model).train()
     clusters = [[clips(10 * step + cluster) for cluster in range(2)] for step in range(3)]
