@@ -24,6 +24,8 @@ NOTEBOOKS = params.notebooks()
 NEEDS["08_summary"] = [name for name in NOTEBOOKS if name < "08"]
 JOBS = stages.jobs(PROFILE)
 THESIS = f"{sys.executable} -m thesis_lib.cli"
+TORCHRUN = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node={{}} -m thesis_lib.cli"
+ON_GPU = int(params.layered(NOTEBOOKS[0], PROFILE)[0].get("device") != "cpu")  # what a job asks SLURM for
 THREADS = config.get("threads", 1)  # Snakemake hands them to OpenMP and asks SLURM for as many CPUs
 LIBRARY = paths.ROOT / "thesis_lib"
 PAGE = [LIBRARY / f"{name}.py" for name in ("report", "chapters", "markup", "rendering")]
@@ -54,14 +56,16 @@ def parameters(notebook):
 
 
 for job, about in JOBS.items():
+    processes = about.get("processes", 1)
     rule:
         name: f"stage_{job}"
         input: parameters(about["notebook"]), SOURCES, [f"jobs/{need}.done" for need in about["needs"]]
         output: touch(f"jobs/{job}.done")
-        resources: **{"mem_mb": 6000, "runtime": 720, "gpu": 0} | about.get("resources", {})
-        threads: THREADS
-        params: job=job  # the shell line is read after the loop, when `job` is another
-        shell: "{THESIS} stage {params.job} --profile {PROFILE}"
+        resources: **{"mem_mb": 6000, "runtime": 720, "gpu": processes * ON_GPU} | about.get("resources", {})
+        threads: THREADS * processes
+        params:  # the shell line is read after the loop, when `job` is another
+            job=job, thesis=THESIS if processes == 1 else TORCHRUN.format(processes)
+        shell: "{params.thesis} stage {params.job} --profile {PROFILE}"
 
 
 for notebook in NOTEBOOKS:
@@ -72,7 +76,7 @@ for notebook in NOTEBOOKS:
             [f"jobs/{job}.done" for job, about in JOBS.items() if about["notebook"] == notebook],
             [f"notebooks/{need}.ipynb" for need in NEEDS.get(notebook, []) if need in NOTEBOOKS],
         output: f"notebooks/{notebook}.ipynb"
-        resources: mem_mb=6000, runtime=240, gpu=0
+        resources: mem_mb=6000, runtime=240, gpu=ON_GPU
         threads: THREADS
         params: notebook=notebook
         shell: "{THESIS} notebook {params.notebook} --profile {PROFILE}"

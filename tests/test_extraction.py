@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from thesis_lib import extraction
+from thesis_lib.data.flow import optical_flow
 from thesis_lib.data.video import frame_count, read_frames, write_video
+from thesis_lib.models.i3d import I3DR50
 
 
 class Probe(nn.Module):
@@ -178,16 +180,108 @@ def test_a_break_while_writing_leaves_no_file_of_that_name(tmp_path, monkeypatch
 
 def test_i3d_windows_that_share_the_stem_equal_windows_alone():
     """Every window has zeros around it: what is shared between windows must not see a neighbour's frames."""
-    from thesis_lib.models.i3d import I3DR50
-
-    torch.manual_seed(0)
-    model = I3DR50(stem_dim=2).eval()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm3d):
-            module.running_mean.normal_()
-            module.bias.data.normal_()
-    frames = torch.randn(27, 3, 40, 40)
+    model = lively_r50().double()
+    frames = torch.randn(27, 3, 40, 40).double()
     with torch.inference_mode():
         for window in (8, 21):
             alone = torch.cat([model(frames[s : s + window].transpose(0, 1)[None]) for s in range(28 - window)])
-            torch.testing.assert_close(model.windows(frames, window), alone, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(model.windows(frames, window), alone)
+
+
+def lively_r50():
+    """A small network whose every layer counts: built anew, each residual block ends in a norm of 0."""
+    torch.manual_seed(0)
+    model = I3DR50(stem_dim=2).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+    return model
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("long") / "rgb-02-1.avi"
+    write_video(path, pictures(130, 32, 32), fps=8)
+    return path
+
+
+def test_dense_is_one_pass_over_the_video_between_grey_frames(long_video):
+    model = lively_r50()
+    got = extraction.i3d_features(model, long_video, mode="dense", batch=100)  # 2100 frames at once: all
+    frames = torch.from_numpy(np.stack([frame for _, frame in read_frames(long_video)]))
+    frames = F.pad((extraction.prepare(frames) - 0.45) / 0.225, (0, 0, 0, 0, 0, 0, 10, 10))
+    with torch.inference_mode():
+        whole = model.dense(frames)
+    np.testing.assert_allclose(got, whole.T.numpy(), rtol=1e-4, atol=1e-5)
+    exact = extraction.i3d_features(model, long_video)
+    assert exact.shape == got.shape and 1e-3 < np.linalg.norm(got - exact) / np.linalg.norm(exact) < 0.3
+
+
+@pytest.mark.parametrize("window, batch", [(21, 1), (21, 2), (21, 3), (20, 2), (9, 3)])
+def test_dense_does_not_depend_on_the_stretch(long_video, window, batch):
+    model = lively_r50()
+    whole = extraction.i3d_features(model, long_video, mode="dense", window=window, batch=100)
+    got = extraction.i3d_features(model, long_video, mode="dense", window=window, batch=batch)
+    np.testing.assert_allclose(got, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_dense_keeps_places_through_damage(tmp_path):
+    path = tmp_path / "rgb-03-1.avi"
+    write_video(path, pictures(45, 32, 32), fps=8)
+    break_chunk(path, 20, 24)
+    got = extraction.i3d_features(lively_r50(), path, mode="dense", batch=1)
+    assert got.shape == (64, 45)
+    np.testing.assert_array_equal(got[:, 20:25], np.repeat(got[:, 19:20], 5, axis=1))
+    assert np.abs(got[:, 25] - got[:, 19]).max() > 1e-3
+
+
+def test_modes_are_checked(video):
+    with pytest.raises(ValueError, match='mode=\'fast\': choose "exact" or "dense"'):
+        extraction.i3d_features(Probe(), video, mode="fast")
+    with pytest.raises(ValueError, match="Probe has no dense mode"):
+        extraction.i3d_features(Probe(), video, mode="dense")
+
+
+def streams_by_hand(path, window):
+    """Colours and flow of the good frames as whole clips, cut into windows one by one."""
+    frames = np.stack([frame for _, frame in read_frames(path)])
+    colors = torch.from_numpy(frames).permute(3, 0, 1, 2) / 255 * 2 - 1
+    flow = torch.from_numpy(optical_flow(frames, "dis")).permute(3, 0, 1, 2)
+    half, count = window // 2, len(frames)
+    colors = F.pad(colors, (0, 0, 0, 0, half, window - 1 - half))
+    flow = F.pad(flow, (0, 0, 0, 0, half, window - half))  # one more: nothing follows the last frame
+    assert colors.shape[1] == flow.shape[1] == count + window - 1
+    return [
+        torch.cat([Probe(dim).eval()(clip[None, :, t : t + window]) for t in range(count)])
+        for dim, clip in ((3, colors), (4, flow))
+    ]
+
+
+@pytest.mark.parametrize("window, batch", [(21, 32), (21, 7), (4, 1), (1, 45)])
+def test_two_streams_show_the_same_moments_colours_first(video, window, batch):
+    got = extraction.two_stream_features(Probe(3), Probe(4), video, flow="dis", window=window, batch=batch, size=None)
+    assert got.shape == (7, 45) and got.dtype == np.float32
+    np.testing.assert_allclose(got, torch.cat(streams_by_hand(video, window), dim=1).T.numpy(), atol=2e-5)
+
+
+def test_two_streams_keep_places_through_damage(video):
+    break_chunk(video, 20, 24)
+    good = [*range(20), *range(25, 45)]
+    got = extraction.two_stream_features(Probe(3), Probe(4), video, flow="dis", window=5, batch=6, size=None)
+    assert got.shape == (7, 45)
+    np.testing.assert_allclose(got[:, good], torch.cat(streams_by_hand(video, 5), dim=1).T.numpy(), atol=2e-5)
+    np.testing.assert_array_equal(got[:, 20:25], np.repeat(got[:, 19:20], 5, axis=1))
+
+
+def test_two_streams_of_one_frame(tmp_path):
+    write_video(tmp_path / "still.avi", pictures(1), fps=8)
+    got = extraction.two_stream_features(Probe(3), Probe(4), tmp_path / "still.avi", window=3)
+    assert got.shape == (7, 1) and np.abs(got[:3]).max() > 0
+    np.testing.assert_array_equal(got[3:], 0)  # no motion
+
+
+def test_two_streams_say_which_flows_there_are(video):
+    with pytest.raises(ValueError, match="flow='brox': choose one of tvl1, dis"):
+        extraction.two_stream_features(Probe(), Probe(), video, flow="brox")

@@ -15,7 +15,7 @@ from thesis_lib.models.i3d import I3DR50
 from thesis_lib.models.s3d import S3D
 from thesis_lib.training import s3d
 
-I3D = dict(window=5, size=16, color="rgb", head="adaptive", batch_size=8, device="cpu")
+I3D = dict(window=5, size=16, color="rgb", head="adaptive", mode="exact", batch_size=8, device="cpu")
 CLIPS = dict(frames=8, size=16, normalise=False, batch_size=2, device="cpu")
 LENGTHS = {"a": 17, "b": 24}  # frames, 8 a second
 

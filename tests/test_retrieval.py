@@ -41,12 +41,12 @@ def golden():
 
 def test_index_finds_the_golden_neighbours(golden):
     vectors, k, nearest = golden
-    found = retrieval._search(retrieval.index_of(vectors), vectors, 2 * k)
+    found = retrieval.search(retrieval.index_of(vectors), vectors, 2 * k)
     assert [set(row) for row in found.tolist()] == [set(row) for row in nearest.tolist()]
     # An inverted file that visits all its cells is exact as well: the released index with nprobe = nlist.
     cells = retrieval.index_of(vectors, exact_below=0, nprobe=512)
-    assert type(cells).__name__ == "IndexIVFFlat" and cells.nlist == len(vectors) // 39
-    found = retrieval._search(cells, vectors, 2 * k)
+    assert type(cells).__name__ == "IndexIVFFlat" and cells.nlist == len(vectors) // 48
+    found = retrieval.search(cells, vectors, 2 * k)
     assert [set(row) for row in found.tolist()] == [set(row) for row in nearest.tolist()]
 
 

@@ -1,9 +1,15 @@
 """The graph of the report on a toy project: order, kills, failures, what a change reruns, nothing to do."""
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
+
+from thesis_lib import paths
 
 
 def lines_of(output: str, *words: str) -> list[int]:
@@ -73,3 +79,19 @@ def test_a_graph_that_cannot_be_read_says_why(project):
     stages.write_text(stages.read_text().replace("def jobs(profile):", "def jobs(profile):\n    undefined_name"))
     code, output = project.thesis("run")
     assert code == 1 and "undefined_name" in output
+
+
+def test_a_job_on_several_processes_is_started_by_torchrun(tmp_path):
+    """Of the real Snakefile with a profile whose pretraining shares two GPUs: the command, the GPUs asked for."""
+    values = tmp_path / "params" / "two"
+    shutil.copytree(paths.PARAMS / "smoke", values)
+    (values / "common.yaml").write_text((values / "common.yaml").read_text().replace("profile: smoke", "profile: two"))
+    file = values / "05_pretraining.yaml"
+    file.write_text(file.read_text().replace("processes: 1", "processes: 2"))
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "THESIS_PARAMS": str(tmp_path / "params")}
+    command = [sys.executable, "-m", "snakemake", "jobs/pretraining_own.done", "--snakefile", paths.ROOT / "Snakefile"]
+    command += ["--config", "profile=two", "--cores", "2", "--dry-run", "--printshellcmds", "--nolock"]
+    plan = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120).stdout
+    job = plan.partition("stage_pretraining_own:")[2].partition("\n\n")[0]
+    assert "--nproc_per_node=2 -m thesis_lib.cli stage pretraining_own --profile two" in job
+    assert "gpu=2" in job and "gpu=1" in plan.partition("stage_s3d_weights:")[2].partition("\n\n")[0]

@@ -61,7 +61,8 @@ def own(asked):
 def test_every_need_is_a_job_and_comes_first(profile):
     jobs = jobs_of(profile)
     for name, job in jobs.items():
-        assert set(job) == {"stage", "arguments", "needs", "notebook"} and set(job["needs"]) <= set(jobs), name
+        assert set(job) == {"stage", "arguments", "needs", "notebook", "processes"}, name
+        assert set(job["needs"]) <= set(jobs), name
     done = set()
     while left := [name for name in jobs if name not in done]:
         ready = [name for name in left if set(jobs[name]["needs"]) <= done]
@@ -105,7 +106,7 @@ def test_no_key_is_made_by_two_jobs(keys):
 def test_unknown_names_are_errors_of_one_line():
     with pytest.raises(ValueError, match=r"^no stage 'fine_tunning': expected one of corpus, .*few_labels_all$"):
         stages.run_stage("fine_tunning", "smoke")
-    with pytest.raises(ValueError, match="no recipe 'best': expected one of one_cluster, reference, own"):
+    with pytest.raises(ValueError, match="no recipe 'best': expected one of reference, own"):
         stages.pretraining(params.load("05_pretraining", "smoke"), "best")
     with pytest.raises(ValueError, match="no profile 'smokey'"):
         stages.run_stage("corpus", "smokey")
@@ -124,7 +125,7 @@ def test_a_parameter_of_fine_tuning_changes_fine_tuning_alone(keys):
 
 
 def test_a_parameter_of_pretraining_reaches_control_and_fine_tuning_but_no_features(keys):
-    expected = {name for name in jobs_of("smoke") if name.startswith(("pretraining", "control"))}
+    expected = {name for name in jobs_of("smoke") if name.startswith(("pretraining", "compared", "control"))}
     expected |= {name for name in jobs_of("smoke") if name.startswith(("fine_tuning", "few_labels"))}
     assert changed(keys, "05_pretraining", lr=0.5) == expected
 

@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command(stage, "stage")
     sub.add_argument("name")
     sub.add_argument("arguments", nargs="*", metavar="KEY=VALUE")
+    sub.add_argument("--params", type=_profile_of, dest="profile", help="a file of a profile, instead of --profile")
     command(report, "report")
     command(status, "status")
     sub = command(show_params, "params", profile=False)
@@ -184,6 +185,13 @@ def import_weights(args) -> None:
     from thesis_lib.models import official
 
     official.main(args.kind, args.path)
+
+
+def _profile_of(file: str) -> str:
+    folder = Path(file).resolve().parent
+    if folder.parent != paths.PARAMS:
+        raise argparse.ArgumentTypeError(f"{file}: expected a file in a folder of {paths.PARAMS}")
+    return folder.name
 
 
 def _threads(jobs: int) -> int:

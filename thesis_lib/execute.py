@@ -4,6 +4,8 @@ A notebook that runs through becomes reports/<profile>/notebooks/NN_name.ipynb; 
 NN_name.failed.ipynb. Lines go to the console and to reports/<profile>/logs/NN_name.log.
 """
 
+import io
+import os
 import re
 import shlex
 import sys
@@ -65,13 +67,14 @@ def run_notebook(notebook: str, profile: str, overrides: dict | None = None) -> 
 def run_stage(name: str, profile: str, arguments: dict) -> bool:
     """Compute a stage: a job of the graph by its name, or a stage with arguments; True if it ran through.
 
-    If a job of the graph fails, its notebook cannot start: a notebook that says so stands in its place.
+    If a job of the graph fails, its notebook cannot start: a notebook that says so stands in its place. Of several
+    processes that torchrun started, the first one speaks for all; each has a log of its own.
     """
     from thesis_lib import stages
 
     job = stages.jobs(profile).get(name, {}) if not arguments else {}
     start = time.perf_counter()
-    with _lines(name, profile) as lines, redirect_stdout(lines):
+    with _processes() as number, _lines(name, profile, number) as lines, redirect_stdout(lines):
         try:
             stages.run_stage(job.get("stage", name), profile, **(arguments or job.get("arguments", {})))
         except Exception as error:
@@ -79,8 +82,9 @@ def run_stage(name: str, profile: str, arguments: dict) -> bool:
             message = _last_line(type(error).__name__, str(error))
             again = ["thesis", "stage", name, "--profile", profile]
             again += [f"{key}={value}" for key, value in arguments.items()]
+            lines.console = sys.__stdout__
             lines.end(_block("FAILED", message, f"log: {paths.short(lines.log.name)}", again))
-            if "notebook" in job:
+            if "notebook" in job and number == 0:
                 _mark_failed(job["notebook"], profile, name, message)
             return False
         lines.end(f"done  {time.perf_counter() - start:.1f} s")
@@ -115,12 +119,26 @@ class _Lines:
 
 
 @contextmanager
-def _lines(label: str, profile: str):
+def _lines(label: str, profile: str, number: int = 0):
     folder = paths.report(profile) / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{label}.log", "w", encoding="utf-8") as log:
+    with open(folder / f"{label}{f'.{number}' * bool(number)}.log", "w", encoding="utf-8") as log:
         lines = _Lines(label, log)
+        if number:
+            lines.console = io.StringIO()
         yield lines
+
+
+@contextmanager
+def _processes():
+    """Joins the processes that torchrun started, where it did; gives the number of this one."""
+    if "RANK" not in os.environ:
+        yield 0
+        return
+    from thesis_lib.training import distributed
+
+    with distributed.processes():
+        yield distributed.rank()
 
 
 def _failure(notebook: Path, error: Exception) -> tuple[str, str]:

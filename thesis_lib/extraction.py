@@ -12,9 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .data.flow import optical_flow
 from .data.video import frame_count, frame_rate, read_frames
+from .models.i3d import DENSE_REACH
 
 COLORS = ("rgb", "bgr")
+MODES = ("exact", "dense")
 
 
 @torch.inference_mode()
@@ -28,6 +31,7 @@ def i3d_features(
     color: str = "rgb",
     mean: float = 0.45,
     std: float = 0.225,
+    mode: str = "exact",
     device: str | torch.device = "cpu",
 ) -> np.ndarray:
     """A vector for each frame of a video -> [D, T] float32 (MS-TCN layout); T is the frame count of the file's index.
@@ -38,24 +42,65 @@ def i3d_features(
     zeros after normalisation, that is with grey, as the thesis did (masters_degree, I3D/features_util.py).
 
     model: clip [B, 3, window, H, W] -> [B, D] · size: see `prepare` · color: "bgr" repeats the thesis, which fed frames
-    as OpenCV reads them · mean, std: of pixels in 0..1 (pytorchvideo's 0.45 and 0.225; Inception I3D wants 0.5, 0.5).
+    as OpenCV reads them · mean, std: of pixels in 0..1 (pytorchvideo's 0.45 and 0.225; Inception I3D wants 0.5, 0.5) ·
+    mode: "dense" runs I3DR50 once over the video in place of once a window, see `I3DR50.dense`; stretches of
+    batch * window frames and what reaches into them then go through the network, as many as in "exact", and their
+    length does not change the result.
     """
     if color not in COLORS:
         raise ValueError(f'color={color!r}: choose "rgb" or "bgr"')
+    if mode not in MODES:
+        raise ValueError(f'mode={mode!r}: choose "exact" or "dense"')
+    if mode == "dense" and not hasattr(model, "dense"):
+        raise ValueError(f'mode="dense": {type(model).__name__} has no dense mode, choose "exact"')
     model.to(device, memory_format=torch.channels_last_3d).eval()  # faster on a CPU
-    before, after = window // 2, window - 1 - window // 2
-    indices, vectors, held = [], [], None
-    for chunk in _chunks(video_path, batch, indices, device):
+    vectors = Windows(window, *((model.dense, DENSE_REACH) if mode == "dense" else (_windows_of(model), 0)))
+    indices = []
+    for chunk in _chunks(video_path, batch * window if mode == "dense" else batch, indices, device):
         frames = (prepare(chunk, size) - mean) / std
-        frames = frames.flip(1) if color == "bgr" else frames
-        held = frames.new_zeros(before, *frames.shape[1:]) if held is None else held
-        held = torch.cat([held, frames])
-        vectors += _windows_to_vectors(model, held, window)
-        held = held[len(held) - min(len(held), window - 1) :]
-    vectors += _windows_to_vectors(model, torch.cat([held, held.new_zeros(after, *held.shape[1:])]), window)
-    good = torch.cat(vectors).cpu().numpy()
-    nearest = np.searchsorted(indices, np.arange(max(frame_count(video_path), indices[-1] + 1)), side="right") - 1
-    return np.ascontiguousarray(good[nearest.clip(min=0)].T)
+        vectors.add(frames.flip(1) if color == "bgr" else frames)
+    return _to_every_frame(vectors.finish(), indices, video_path)
+
+
+@torch.inference_mode()
+def two_stream_features(
+    rgb_model: nn.Module,
+    flow_model: nn.Module,
+    video_path: str | Path,
+    *,
+    flow: str = "tvl1",
+    window: int = 21,
+    size: int | None = 224,
+    batch: int = 32,
+    device: str | torch.device = "cpu",
+) -> np.ndarray:
+    """The vectors of two networks for each frame, colours first, then flow -> [D + D, T] float32 (MS-TCN layout).
+
+    With the released Inception I3D for both, these are features of the kind that the public 50Salads files hold (1024
+    and 1024). Windows, ends and damaged frames as in `i3d_features`, with colours in -1..1: the zeros around a video
+    are grey, and no motion. The public extractor repeats the first and the last frame there
+    (ahsaniqbal/Kinetics-FeatureExtractor LazyLoader.cpp). The flow of a frame leads to the next good one, that of the
+    last frame is zero: both windows of a frame show the same moments.
+
+    rgb_model, flow_model: clip [B, 3 or 2, window, H, W] -> [B, D] · flow: see `optical_flow`; measured on frames as
+    `prepare` gives them · size: see `prepare`.
+    """
+    streams = []
+    for model in (rgb_model, flow_model):
+        model.to(device, memory_format=torch.channels_last_3d).eval()
+        streams.append(Windows(window, _windows_of(model), 0))
+    colors, motion = streams
+    indices, last = [], None
+    for chunk in _chunks(video_path, batch, indices, device):
+        frames = prepare(chunk, size)
+        colors.add(frames * 2 - 1)
+        seen = frames if last is None else torch.cat([last, frames])
+        if len(seen) > 1:
+            motion.add(_flow(seen, flow))
+        last = frames[-1:]
+    motion.add(last.new_zeros(1, 2, *last.shape[2:]))
+    vectors = torch.cat([colors.finish(), motion.finish()], dim=1)
+    return _to_every_frame(vectors, indices, video_path)
 
 
 @torch.inference_mode()
@@ -189,10 +234,53 @@ def _chunks(path: str | Path, size: int, indices: list[int], device: str | torch
         yield torch.from_numpy(np.stack(images)).to(device)
 
 
-def _windows_to_vectors(model: nn.Module, frames: torch.Tensor, window: int) -> list[torch.Tensor]:
-    """Frames [N, 3, H, W] -> [vectors [N - window + 1, D]] of the windows in them, or [] if there is no whole one."""
-    if len(frames) < window:
-        return []
-    if hasattr(model, "windows"):  # shares between windows what they have in common
-        return [model.windows(frames, window).float()]
-    return [model(frames.unfold(0, window, 1).movedim(-1, 2)).float()]
+class Windows:
+    """Frames of a video, given bit by bit -> the vectors of the windows centred on each, zeros around the video.
+
+    vectors: stretch [N, C, H, W], window -> [N - window + 1, D]. reach: how many frames on each side of a window change
+    its vector; so many are kept around the windows that are computed. Holds no more than a stretch and its borders.
+    """
+
+    def __init__(self, window: int, vectors: Callable[[torch.Tensor, int], torch.Tensor], reach: int):
+        self.window, self.vectors, self.reach = window, vectors, reach
+        self.held, self.first, self.done = None, 0, []  # first: the window of `held` that comes next
+
+    def add(self, frames: torch.Tensor) -> None:
+        if self.held is None:
+            self.held = frames.new_zeros(self.window // 2, *frames.shape[1:])
+        self.held = torch.cat([self.held, frames])
+        self._advance(self.reach)
+
+    def finish(self) -> torch.Tensor:
+        """All vectors [T, D]."""
+        after = self.window - 1 - self.window // 2
+        self.held = torch.cat([self.held, self.held.new_zeros(after, *self.held.shape[1:])])
+        self._advance(0)
+        return torch.cat(self.done)
+
+    def _advance(self, unknown: int) -> None:
+        """The windows that the `unknown` frames to come cannot change."""
+        end = len(self.held) - self.window + 1 - unknown
+        if end > self.first:
+            self.done.append(self.vectors(self.held, self.window)[self.first : end].float())
+            start = max(end - self.reach, 0)
+            self.held, self.first = self.held[start:], end - start
+
+
+def _windows_of(model: nn.Module) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    """Frames [N, C, H, W], window -> [N - window + 1, D], shared between windows where the model knows how."""
+    if hasattr(model, "windows"):
+        return model.windows
+    return lambda frames, window: model(frames.unfold(0, window, 1).movedim(-1, 2))
+
+
+def _to_every_frame(vectors: torch.Tensor, indices: list[int], path: str | Path) -> np.ndarray:
+    """Vectors [N, D] of the good frames -> [D, T]; a damaged frame has that of the last good one before it."""
+    nearest = np.searchsorted(indices, np.arange(max(frame_count(path), indices[-1] + 1)), side="right") - 1
+    return np.ascontiguousarray(vectors.cpu().numpy()[nearest.clip(min=0)].T)
+
+
+def _flow(frames: torch.Tensor, method: str) -> torch.Tensor:
+    """Frames [N, 3, H, W] in 0..1 -> their flow [N - 1, 2, H, W] in -1..1, on the same device."""
+    images = (frames * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return torch.from_numpy(optical_flow(images, method)).permute(0, 3, 1, 2).to(frames)

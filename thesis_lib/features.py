@@ -28,17 +28,25 @@ def extract_i3d(
     size: int,
     color: str,
     head: str,
+    mode: str,
     batch_size: int,
     device: str,
 ) -> None:
     """<video>.npy [D, T] of every video in root/videos: one vector a frame, in the layout of MS-TCN.
 
-    weights: a folder of `training.i3d`, or a file as pytorchvideo released it.
+    weights: a folder of `training.i3d`, or a file as pytorchvideo released it. mode: see `extraction.i3d_features`.
     """
     weights = Path(weights)
     model = i3d.load(weights) if weights.is_dir() else load_official("i3d_r50", weights, head=head)[0]
     extractor = partial(
-        i3d_features, model, window=window, size=size, batch=batch_size, color=color, device=choose_device(device)
+        i3d_features,
+        model,
+        window=window,
+        size=size,
+        batch=batch_size,
+        color=color,
+        mode=mode,
+        device=choose_device(device),
     )
     extract_folder(folder, extractor=extractor, videos=videos_of(root), skip_unreadable=True)
 

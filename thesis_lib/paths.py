@@ -1,11 +1,11 @@
-"""Every folder of the project by name. `THESIS_RUNS` and `THESIS_REPORTS` move the two that a run writes to."""
+"""Every folder of the project by name. `THESIS_RUNS`, `THESIS_REPORTS` and `THESIS_PARAMS` move three of them."""
 
 import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-PARAMS = ROOT / "params"
+PARAMS = Path(os.environ.get("THESIS_PARAMS", ROOT / "params"))
 RUNS = Path(os.environ.get("THESIS_RUNS", ROOT / "runs"))
 REPORTS = Path(os.environ.get("THESIS_REPORTS", ROOT / "reports"))
 

@@ -1,7 +1,7 @@
 """Probes of VideoCLIP: what its clusters, vectors and predictions have in common, as plain arrays and frames."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +17,7 @@ from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import contrastive_loss
 from thesis_lib.models.videoclip import VideoCLIP
 from thesis_lib.retrieval import build_clusters
-from thesis_lib.training import finetune, loop, videoclip
+from thesis_lib.training import finetune, loop, tracks, videoclip
 from thesis_lib.training.pairs import Pair, SpanLimits, aligned_pair, overlapped_pair
 
 SMALL_WORDS = {"a", "into", "onto", "the", "to"}  # shared by class names without meaning anything
@@ -30,18 +30,18 @@ SMALL_WORDS = {"a", "into", "onto", "the", "to"}  # shared by class names withou
 class Narrated:
     """Narrated videos as pretraining reads them, and how pairs are drawn from them and made into batches."""
 
-    tracks: list[videoclip.Track]
+    tracks: list[tracks.Track]
     limits: SpanLimits
-    collate: videoclip.Collate
+    collate: tracks.Collate
 
     @classmethod
     def read(cls, features: Path, howto: Path, vocab: Path, limits: SpanLimits, most: int = 2000) -> "Narrated":
         """The usable videos; where there are more than `most`, as many drawn at random."""
         vocabulary = Vocabulary(vocab)
-        tracks = videoclip.read_tracks(features, howto, vocabulary)
-        if len(tracks) > most:
-            tracks = [tracks[i] for i in np.sort(np.random.default_rng(0).permutation(len(tracks))[:most])]
-        return cls(tracks, limits, videoclip.Collate(vocabulary, limits.max_seconds, torch.device("cpu")))
+        read = tracks.read_tracks(features, howto, vocabulary)
+        if len(read) > most:
+            read = read.only(read.videos.names[np.random.default_rng(0).permutation(len(read))[:most]])
+        return cls(list(read), limits, tracks.Collate(vocabulary, limits.max_seconds))
 
     def clusters(self, model: VideoCLIP | None, size: int, clips: int, seed: int) -> list[list[int]]:
         """Clusters of `size` videos: retrieved with the vectors of a model, or random ones (None)."""
@@ -49,15 +49,14 @@ class Narrated:
         if model is None:
             order = np.random.default_rng(seed).permutation(len(self.tracks))
             return order[: count * size].reshape(count, size).tolist()
-        rng = np.random.default_rng(seed)
-        vectors = videoclip.encode_videos(model, self.tracks, clips, self.collate, self.limits, rng)
+        vectors = tracks.encode_videos(model, self.tracks, clips, self.collate, self.limits, [seed])
         return build_clusters(vectors, count, size, 2 * size, seed)
 
     def names(self, cluster: Iterable[int]) -> list[str]:
         """Names of the videos of a cluster."""
         return [self.tracks[i].name for i in cluster]
 
-    def example_pairs(self, track: videoclip.Track, count: int, seed: int) -> list[tuple[Pair, Pair]]:
+    def example_pairs(self, track: tracks.Track, count: int, seed: int) -> list[tuple[Pair, Pair]]:
         """(aligned, overlapped) pairs of one video; the two of a tuple share their text span."""
         video = track.captions, track.lengths, len(track.features)
         streams = [[seed, k] for k in range(count)]
@@ -74,7 +73,7 @@ def untrained(model: VideoCLIP, seed: int) -> VideoCLIP:
 
 
 def gradients(
-    model: VideoCLIP, narrated: Narrated, clusters: Sequence[Sequence[int]], clips: int, seed: int
+    model: VideoCLIP, corpus: Narrated, clusters: Sequence[Sequence[int]], clips: int, seed: int
 ) -> dict[str, tuple[float, torch.Tensor]]:
     """Loss and gradient of one step in three ways, in double precision and without dropout.
 
@@ -82,10 +81,10 @@ def gradients(
     clusters one after the other on one device. "merged": all pairs in one batch, a different objective.
     """
     model, rng = model.double().eval(), np.random.default_rng(seed)
-    picks = [videoclip.draw([narrated.tracks[i] for i in c], clips, rng, narrated.limits) for c in clusters]
+    picks = [tracks.draw([corpus.tracks[i] for i in c], clips, rng, corpus.limits) for c in clusters]
 
     def loss(picked) -> torch.Tensor:
-        features, *rest = narrated.collate(picked)
+        features, *rest = corpus.collate(picked)
         return contrastive_loss(*model(features.double(), *rest))
 
     def gradient(losses: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -125,7 +124,16 @@ def histories(folders: Mapping[str, Path], column: str = "weights") -> pd.DataFr
     """history.csv of each folder with its name in a column; weights that came as a file have none."""
     read = {name: Path(folder) / "history.csv" for name, folder in folders.items()}
     frames = [pd.read_csv(file).assign(**{column: name}) for name, file in read.items() if file.is_file()]
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["val_loss_clusters", column])
+
+
+def compared(runs: Mapping[tuple[str, int], Path], score: Callable[[Path], float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Trainings by (name, seed) -> (history, a row an epoch; their last rows with the score as zero_shot, seconds)."""
+    frames, ends = [], []
+    for (name, seed), folder in runs.items():
+        frames.append(pd.read_csv(Path(folder) / "history.csv").assign(training=name, seed=seed))
+        ends.append(frames[-1].iloc[-1].to_dict() | {"zero_shot": score(folder), "seconds": seconds_taken(folder)})
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(), pd.DataFrame(ends)
 
 
 def seconds_taken(folder: Path) -> float:

@@ -4,13 +4,18 @@ A video is the mean vector of its clips; a cluster is a random video and a rando
 fairseq examples/MMPT (modules/vectorpool.py, modules/retri.py, tasks/retritask.py), with three things made explicit:
 the search is exact unless there are very many videos (released: one of 512 cells, so that clusters came out short, and
 a crash below 512 videos), the random numbers are seeded, and what eight GPUs do by the way is a parameter (`shards`).
+Times, memory and how many neighbours are found: benchmarks/README.md.
 """
 
 import faiss
 import numpy as np
 
-EXACT_BELOW = 50_000  # videos; an exact search of all of them takes seconds
-POINTS_PER_CELL = 39  # the fewest training points that faiss's k-means accepts without complaint
+# Videos. All of HowTo100M are searched exactly: matrix products make that as fast as to visit 8 of the released 512
+# cells, which finds fewer neighbours (benchmarks/README.md).
+EXACT_BELOW = 2_000_000
+CELLS = 2048  # of the inverted file, released: 512
+NPROBE = 8  # of which so many are visited, released: 1
+POINTS_PER_CELL = 48  # that its k-means is trained on, as released; faiss complains below 39
 
 
 def video_vectors(video, text, clips_per_video):
@@ -28,7 +33,8 @@ def build_clusters(
     include_centre=False,
     shards=1,
     exact_below=EXACT_BELOW,
-    nprobe=8,
+    cells=CELLS,
+    nprobe=NPROBE,
 ):
     """Clusters of neighbouring videos, as lists of positions in `vectors` [V, D].
 
@@ -38,10 +44,11 @@ def build_clusters(
 
     shards: every GPU of the released code searches only its own 1 / shards of the videos, where neighbours are farther
     apart. shards=8 does so on any machine. Shard r holds the videos r, r + shards, ... in every epoch.
-    exact_below, nprobe: passed to `index_of`.
+    exact_below, cells, nprobe: passed to `index_of`.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) == 0 or not np.isfinite(vectors).all():
+    # The extremes tell of NaN and infinity without an array of V x D truth values.
+    if vectors.ndim != 2 or vectors.size == 0 or not np.isfinite([vectors.min(), vectors.max()]).all():
         raise ValueError(
             f"vectors {list(vectors.shape)}: need [V, D] finite numbers, one row a video, one video at least"
         )
@@ -51,39 +58,46 @@ def build_clusters(
     shards = min(shards, len(vectors), num_clusters)
     clusters = []
     for shard in range(shards):
-        videos = np.arange(shard, len(vectors), shards)
+        own = np.ascontiguousarray(vectors[shard::shards])  # a copy only where there are several shards
         count = num_clusters // shards + (shard < num_clusters % shards)
-        centres = rng.choice(len(videos), count, replace=count > len(videos))
-        index = index_of(vectors[videos], exact_below, nprobe, seed)
-        for centre, neighbours in zip(centres, _search(index, vectors[videos[centres]], num_candidates), strict=True):
+        centres = rng.choice(len(own), count, replace=count > len(own))
+        index = index_of(own, exact_below, cells, nprobe, seed)
+        for centre, neighbours in zip(centres, search(index, own[centres], num_candidates), strict=True):
             others = neighbours[(neighbours >= 0) & (neighbours != centre)][: num_candidates - 1]
             drawn = _draw(rng, centre, others, cluster_size, include_centre)
-            clusters.append(videos[drawn].tolist())
+            clusters.append((shard + shards * drawn).tolist())
     return [clusters[i] for i in rng.permutation(num_clusters)] if shards > 1 else clusters
 
 
-def index_of(vectors, exact_below=EXACT_BELOW, nprobe=8, seed=0):
+def index_of(vectors, exact_below=EXACT_BELOW, cells=CELLS, nprobe=NPROBE, seed=0):
     """A FAISS index over vectors [V, D] float32, squared Euclidean distance, on a GPU where faiss-gpu finds one.
 
-    Exact for fewer than exact_below vectors; else an inverted file of at most 512 cells, of which a search visits the
-    nprobe nearest (released: 1).
+    Exact for fewer than exact_below vectors; else an inverted file of at most `cells` cells, of which a search
+    visits the `nprobe` nearest. Its cells are found on the CPU, so that they are the same with and without a GPU.
     """
+    index = empty_index(vectors, exact_below, cells, nprobe, seed)
+    index.add(vectors)
+    return index
+
+
+def empty_index(vectors, exact_below, cells, nprobe, seed):
+    """The index of `index_of`, trained, without the vectors."""
     dim = vectors.shape[1]
-    cells = min(512, len(vectors) // POINTS_PER_CELL)
+    cells = min(cells, len(vectors) // POINTS_PER_CELL)
     if len(vectors) < exact_below or cells < 2:
         index = faiss.IndexFlatL2(dim)
     else:
         index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dim), dim, cells, faiss.METRIC_L2)
         index.cp.seed = seed % 2**31
+        index.cp.max_points_per_centroid = POINTS_PER_CELL
         index.nprobe = min(nprobe, cells)
+        index.train(vectors)
     if hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus():
         index = faiss.index_cpu_to_all_gpus(index, ngpu=1)
-    index.train(vectors)
-    index.add(vectors)
     return index
 
 
-def _search(index, queries, count):
+def search(index, queries, count):
     """Positions [Q, min(count, V)] of the nearest vectors, nearest first, -1 where the cells held fewer."""
     return index.search(queries, min(count, index.ntotal))[1]
 

@@ -23,41 +23,64 @@ from thesis_lib import paths
 PLUMBING = {"thesis_lib.runs", "thesis_lib.paths"}  # they move results about, they cannot change them
 
 
-def cached(function: Callable, *, profile: str, **inputs) -> Path:
+def cached(function: Callable, *, profile: str, together: bool = False, **inputs) -> Path:
     """The folder holding what `function(folder, **inputs)` wrote, computed now if it is not there yet.
 
     inputs: JSON-able values or Paths, nested in lists and dicts as well. A Path that came from `cached` counts by its
     own stage and key, so that a changed upstream recomputes; any other by the names, sizes and times of its files.
     The function works in `<key>.partial/`, which survives a kill or an error: what it finds there of its own
     (a checkpoint) is where it should go on. A second process that wants the same result waits for the first.
+
+    Under torchrun the first process computes and the others wait; with `together` the function runs in all of them.
     """
     stage = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
     described, code = json.loads(_canonical(inputs, stage)), fingerprint(function.__module__)
     key = hashlib.sha256(f"{_canonical(inputs, stage)}\n{code}".encode()).hexdigest()[:16]
     folder = paths.runs(profile) / stage / key
-    if folder.is_dir():
-        return folder
+    record = {"stage": stage, "inputs": described, "code": code}
+    team = _team()
+    if team is None:
+        if not folder.is_dir():
+            _compute(function, folder, inputs, record)
+    elif not together:
+        team.on_first(lambda: folder.is_dir() or _compute(function, folder, inputs, record))
+    elif not team.on_first(folder.is_dir):
+        if team.rank() == 0:
+            _compute(function, folder, inputs, record, team.on_first)
+        elif not team.on_first(folder.is_dir):
+            function(folder.with_suffix(".partial"), **inputs)
+        team.wait()
+    return folder
 
+
+def _compute(function, folder, inputs, record, tell=lambda check: check()):
+    """The result in `folder`; tell: takes the last check whether it is there, made when no other computes it."""
+    label = f"{record['stage']} {folder.name[:6]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.with_suffix(".lock"), f"{stage} {key[:6]}"):
-        if folder.is_dir():  # another process computed it while this one waited
-            return folder
+    with _lock(folder.with_suffix(".lock"), label):
+        if tell(folder.is_dir):  # another process computed it while this one waited
+            return
         partial = folder.with_suffix(".partial")
-        print(f"{stage} {key[:6]}  {'goes on' if partial.is_dir() else 'starts'}", flush=True)
+        print(f"{label}  {'goes on' if partial.is_dir() else 'starts'}", flush=True)
         partial.mkdir(exist_ok=True)
         start = time.perf_counter()
         try:
             function(partial, **inputs)
-            record = {"stage": stage, "inputs": described, "code": code, "seconds": time.perf_counter() - start}
-            atomic_save(partial / "inputs.json", lambda file: file.write(json.dumps(record, indent=1).encode()))
+            text = json.dumps(record | {"seconds": time.perf_counter() - start}, indent=1)
+            atomic_save(partial / "inputs.json", lambda file: file.write(text.encode()))
         except BaseException as error:
             full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(partial).free < 2**20
             why = "the disk is full" if full else type(error).__name__
-            print(f"{stage} {key[:6]}  stopped ({why}); the next run goes on from {paths.short(partial)}", flush=True)
+            print(f"{label}  stopped ({why}); the next run goes on from {paths.short(partial)}", flush=True)
             raise
         partial.rename(folder)
-        print(f"{stage} {key[:6]}  done  {time.perf_counter() - start:.1f} s", flush=True)
-    return folder
+        print(f"{label}  done  {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def _team():
+    """thesis_lib.training.distributed where this process has joined others through it, else None."""
+    distributed = sys.modules.get("thesis_lib.training.distributed")
+    return distributed if distributed and distributed.world_size() > 1 else None
 
 
 def atomic_save(path: Path, writer: Callable) -> None:

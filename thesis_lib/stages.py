@@ -7,6 +7,7 @@ of a profile for the Snakefile, which runs them side by side before their notebo
 
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ NOTEBOOK = {  # stage -> the notebook whose parameters it takes
     "cropping": "03_cropping_experiment",
     "baseline": "04_baseline",
     "pretraining": "05_pretraining",
+    "compared": "05_pretraining",
     "control": "06_zero_shot",
     "fine_tuning": "07_fine_tuning",
     "fine_tuning_splits": "07_fine_tuning",
@@ -110,6 +112,7 @@ def i3d_features(p: SimpleNamespace) -> Path:
         size=p.i3d_size,
         color=p.color,
         head=p.head,
+        mode=p.i3d_mode,
         batch_size=p.extraction_batch_size,
         device=p.device,
     )
@@ -139,7 +142,7 @@ def s3d_weights(p: SimpleNamespace, captions: str = "true", seed: int | None = N
         seed=p.seed if seed is None else seed,
         device=p.device,
     )
-    return cached(s3d.train, profile=p.profile, **arguments | smaller)
+    return cached(s3d.train, profile=p.profile, together=True, **arguments | smaller)
 
 
 def s3d_features(p: SimpleNamespace, videos: str, weights: Path | None = None, **smaller) -> Path:
@@ -172,15 +175,15 @@ def fps(p: SimpleNamespace) -> float:
 # -- segmentation ----------------------------------------------------------------------------------------------------
 
 
-def baseline(p: SimpleNamespace, split: int, cut: str = "back") -> Path:
-    """ASFormer trained on the I3D features of one split."""
+def baseline(p: SimpleNamespace, split: int, cut: str = "back", features: Path | None = None) -> Path:
+    """ASFormer trained on the I3D features of one split, those of the profile unless given."""
     from thesis_lib.training import asformer
 
     names = ("num_epochs", "lr", "num_layers", "num_decoders", "num_f_maps", "channel_masking_rate", "sample_rate")
     return cached(
         asformer.train,
         profile=p.profile,
-        features=i3d_features(of("i3d_features", p)),
+        features=features or i3d_features(of("i3d_features", p)),
         root=salads(p),
         split=split,
         cut=cut,
@@ -205,14 +208,13 @@ def cropping(p: SimpleNamespace, cut: str) -> Path:
 def pretraining(p: SimpleNamespace, recipe: str) -> Path:
     """VideoCLIP pretrained by one of the recipes, or the file given for it.
 
-    "one_cluster" and "reference" differ in the clusters a step alone; "own" is the thesis's: one cluster a step,
-    stopped and begun anew, clusters as its data workers saw them.
+    "reference" is the full recipe; "own" is the thesis's: one cluster a step, stopped and begun anew, clusters as its
+    data workers saw them.
     """
     given = {"reference": p.reference_path, "own": p.own_path}.get(recipe, "")
     if given:
         return Path(given)
     recipes = {
-        "one_cluster": dict(clusters_per_step=1),
         "reference": dict(clusters_per_step=p.clusters_per_step),
         "own": dict(
             clusters_per_step=1, interruptions=p.own_interruptions, exact_resume=False, retrieval=p.own_retrieval
@@ -223,21 +225,62 @@ def pretraining(p: SimpleNamespace, recipe: str) -> Path:
     return videoclip_weights(p, name=f"videoclip {recipe}", **recipes[recipe])
 
 
+def compared(p: SimpleNamespace, what: str) -> list[Path]:
+    """One of `comparisons` with every seed."""
+    return [comparison(p, what, seed) for seed in p.compared_seeds]
+
+
+def comparison(p: SimpleNamespace, what: str, seed: int) -> Path:
+    """One of the short trainings that `comparisons` names."""
+    return videoclip_weights(p, seed=seed, name=f"videoclip {what}, seed {seed}", **comparisons(p)[what])
+
+
+def comparisons(p: SimpleNamespace) -> dict[str, dict]:
+    """Short trainings of VideoCLIP that differ in one thing each: name -> arguments. None where compared_steps is 0.
+
+    Their length is compared_steps with the middle number of clusters a step; "same pairs": as many clusters in all.
+    """
+    if not p.compared_steps:
+        return {}
+    one, some, many = p.compared_clusters
+    steps = p.compared_steps
+
+    def variant(clusters: int = some, num_steps: int = steps, **changed) -> dict:
+        length = dict(num_steps=num_steps, warmup=math.ceil(num_steps / 8), num_videos=p.compared_videos)
+        return dict(clusters_per_step=clusters) | length | changed
+
+    return {
+        f"C = {one}": variant(one),
+        f"C = {some}": variant(),
+        f"C = {many}": variant(many),
+        f"C = {one}, same pairs": variant(one, steps * some // one),
+        f"C = {many}, same pairs": variant(many, math.ceil(steps * some / many)),
+        "random videos": variant(retrieval="none"),
+        "frozen clusters": variant(retrieval="frozen"),
+        "8 shards": variant(retrieval_shards=8),
+        "permuted captions": variant(caption_order="permuted"),
+        "stopped, resumed": variant(interruptions=p.own_interruptions, exact_resume=True),
+        "stopped, begun anew": variant(interruptions=p.own_interruptions, exact_resume=False),
+    }
+
+
 def videoclip_weights(p: SimpleNamespace, features: Path | None = None, **changed) -> Path:
     """VideoCLIP trained with the parameters of notebook 05; `changed` replaces arguments of the training."""
     from thesis_lib.training import videoclip
 
     names = ("width", "video_layers", "text_layers", "heads", "dropout", "videos_per_cluster", "clips_per_video")
     names += ("num_steps", "lr", "warmup", "val_videos", "vector_clips", "max_tokens", "min_seconds", "max_seconds")
+    names += ("schedule_steps", "retrieval_shards", "precision", "pairs_at_once", "loading_workers")
     arguments = dict(
         features=features or s3d_features(of("s3d_features", p), "howto"),
         howto=howto(p),
         vocab=vocabulary(p),
+        bert=Path(p.bert_root) if p.bert_root else "",
         seed=p.seed,
         device=p.device,
         **{name: getattr(p, name) for name in names},
     )
-    return cached(videoclip.train, profile=p.profile, **arguments | changed)
+    return cached(videoclip.train, profile=p.profile, together=True, **arguments | changed)
 
 
 def control(p: SimpleNamespace, captions: str, seed: int) -> tuple[Path, Path]:
@@ -302,14 +345,16 @@ def few_labels(p: SimpleNamespace, weights: str, head: str, videos: int, seed: i
 # -- the jobs of the Snakefile ---------------------------------------------------------------------------------------
 
 
-def job(stage: str, needs: tuple[str, ...] = (), **arguments) -> dict:
-    """One job: a stage with its arguments, after others."""
-    return {"stage": stage, "arguments": arguments, "needs": list(needs), "notebook": NOTEBOOK[stage]}
+def job(stage: str, needs: tuple[str, ...] = (), processes: int = 1, **arguments) -> dict:
+    """One job: a stage with its arguments, after others, on so many processes."""
+    found = {"stage": stage, "arguments": arguments, "needs": list(needs), "notebook": NOTEBOOK[stage]}
+    return found | {"processes": processes}
 
 
 def jobs(profile: str) -> dict[str, dict]:
-    """The heavy stages of a profile by name, each {"stage", "arguments", "needs", "notebook"}."""
-    p = {name: params.load(NOTEBOOK[name], profile) for name in ("cropping", "baseline", "control", "fine_tuning")}
+    """The heavy stages of a profile by name, each {"stage", "arguments", "needs", "notebook", "processes"}."""
+    names = ("cropping", "baseline", "pretraining", "control", "fine_tuning")
+    p = {name: params.load(NOTEBOOK[name], profile) for name in names}
     found = {
         "corpus": job("corpus"),
         "s3d_weights": job("s3d_weights", ("corpus",)),
@@ -318,8 +363,11 @@ def jobs(profile: str) -> dict[str, dict]:
         "s3d_howto": job("s3d_features", ("s3d_weights",), videos="howto"),
         "i3d_features": job("i3d_features", ("i3d_weights",)),
     }
-    for recipe in ("reference", "own", "one_cluster"):
-        found[f"pretraining_{recipe}"] = job("pretraining", ("s3d_howto",), recipe=recipe)
+    for recipe in ("reference", "own"):
+        found[f"pretraining_{recipe}"] = job("pretraining", ("s3d_howto",), p["pretraining"].processes, recipe=recipe)
+    for what in comparisons(p["pretraining"]):
+        name = "compared_" + re.sub(r"\W+", "_", what).lower()
+        found[name] = job("compared", ("s3d_howto",), what=what)
     for captions, seed in controls(p["control"]):
         found[f"control_{captions}_{seed}"] = job("control", ("corpus",), captions=captions, seed=seed)
     for cut in p["cropping"].cuts:

@@ -1,6 +1,4 @@
-"""Narrated videos: files as they come, usable and unusable ones, the split, nearest captions, lag and chatter."""
-
-import json
+"""Narrated videos: the csv, the split, nearest captions, lag and chatter."""
 
 import numpy as np
 import pandas as pd
@@ -21,32 +19,6 @@ def metadata(names, categories):
     return pd.DataFrame({"video_id": names, "category_1": categories, "category_2": "x", "rank": 1, "task_id": 1})
 
 
-def test_read_captions_sorts_and_drops_what_is_no_text(tmp_path):
-    raw = {
-        "a": {
-            "start": [5.0, 1, 2, 3, 9],
-            "end": [6, 2, 3, 4, 8],
-            "text": ["later", "first", float("nan"), "  ", "back"],
-        },
-        "b": {"start": [], "end": [], "text": []},
-    }
-    (tmp_path / "raw_caption.json").write_text(json.dumps(raw))
-    read = howto100m.read_captions(tmp_path / "raw_caption.json")
-    assert read["a"].texts == ["first", "later"] and read["a"].starts.tolist() == [1, 5]
-    assert read["a"].ends.tolist() == [2, 6] and len(read["b"]) == 0
-
-
-@pytest.mark.parametrize(
-    "content", ["[1, 2]", "{", '{"a": {"start": [1]}}', '{"a": {"start": [1], "end": [], "text": []}}']
-)
-def test_broken_captions(tmp_path, content):
-    (tmp_path / "raw_caption.json").write_text(content)
-    with pytest.raises(ValueError, match=r"raw_caption\.json: expected"):
-        howto100m.read_captions(tmp_path / "raw_caption.json")
-    with pytest.raises(ValueError, match="no such file"):
-        howto100m.read_captions(tmp_path / "nowhere.json")
-
-
 def test_metadata(tmp_path):
     path = tmp_path / "HowTo100M_v1.csv"
     metadata(["007", "b"], ["Food", "Pets"]).to_csv(path, index=False)
@@ -59,21 +31,6 @@ def test_metadata(tmp_path):
         howto100m.read_metadata(path)
 
 
-def test_load_counts_what_it_leaves_out(tmp_path):
-    said = {name: captions((1, 3, "cut"), (9, 12, "late"), (20, 22, "after the end")) for name in "abcdef"}
-    said["e"] = captions((30, 31, "outside"))
-    for name, vectors in {"a": np.ones((10, 4)), "b": np.ones((1, 4)), "c": np.ones(7), "e": np.ones((10, 4))}.items():
-        np.save(tmp_path / f"{name}.npy", vectors.astype(np.float32))
-    np.save(tmp_path / "f.npy", np.full((5, 4), np.nan))
-    videos, skipped = howto100m.load_videos(tmp_path, said, min_seconds=2)
-    assert [video.name for video in videos] == ["a"]
-    assert skipped == {"no features": ["d"], "broken features": ["c", "f"], "short": ["b"], "no captions": ["e"]}
-    assert videos[0].captions.texts == ["cut", "late"] and videos[0].captions.ends.tolist() == [3, 10]
-    assert isinstance(videos[0].features, np.memmap)
-    with pytest.raises(ValueError, match="not one usable.*1 no features"):
-        howto100m.load_videos(tmp_path, said, names=["d"])
-
-
 def test_split_keeps_the_share_of_each_category():
     names = [f"v{k}" for k in range(1000)]
     table = metadata(names, ["Food"] * 700 + ["Pets"] * 200 + ["Cars"] * 99 + ["Rare"])
@@ -84,6 +41,27 @@ def test_split_keeps_the_share_of_each_category():
     assert (train, val) == howto100m.train_val_split(table, names, val_size=100)
     assert val != howto100m.train_val_split(table, names, val_size=100, seed=1)[1]
     assert val != names[: len(val)]
+
+
+@given(st.lists(st.sampled_from("aaaaabbbcd"), min_size=2, max_size=60), st.data())
+def test_split_gives_each_category_its_share_rounded(categories, data):
+    names = [f"v{k}" for k in range(len(categories))]
+    size = data.draw(st.integers(1, len(names) - 1))
+    train, val = howto100m.train_val_split(metadata(names, categories), names, size, seed=data.draw(st.integers(0, 9)))
+    assert len(val) == size and set(train).isdisjoint(val)
+    assert [name for name in names if name in val] == val and [name for name in names if name in train] == train
+    for category in set(categories):
+        share = categories.count(category) * size / len(names)
+        found = sum(categories[int(name[1:])] == category for name in val)
+        assert abs(found - share) < 1
+
+
+def test_split_takes_both_categories():
+    names = [f"v{k}" for k in range(400)]
+    table = metadata(names, ["Food"] * 400)
+    table["category_2"] = ["Soup", "Bread"] * 200
+    _, val = howto100m.train_val_split(table, names, val_size=40)
+    assert sum(int(name[1:]) % 2 for name in val) == 20
 
 
 def test_split_of_some_videos_and_of_unlisted_ones():

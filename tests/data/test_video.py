@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from thesis_lib.data.video import frame_count, frame_rate, probe, read_frames, write_video
+from thesis_lib.data.video import frame_count, frame_rate, probe, read_clip, read_frames, write_video
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "videos"
 COUNT, HEIGHT, WIDTH = 50, 64, 128
@@ -286,3 +286,22 @@ def test_real_frames_are_those_of_opencv():
     for index, frame in read_frames(SHARED / "mmaction2_test.avi"):
         ok, reference = capture.read()
         assert ok and np.abs(frame.astype(int) - reference[..., ::-1].astype(int)).mean() < 3, index
+
+
+@pytest.mark.parametrize(
+    "name, codec", [("c.avi", "MJPG"), ("c.avi", "XVID"), ("c.mp4", "libx264"), ("c.avi", "mpeg4")]
+)
+@pytest.mark.parametrize("fps", [8, 5, 16])
+def test_a_clip_is_what_reading_the_whole_file_shows_at_its_times(make, tmp_path, name, codec, fps):
+    """8 frames a second: at time t the frame floor(8 t) is on the screen."""
+    path = make(name, codec) if codec in ("MJPG", "XVID") else encode(tmp_path / name, codec)
+    for start in (0.0, 0.4, 2.5, 3.3, 5.9):
+        numbers = [number_of(frame) for frame in read_clip(path, start, 6, fps)]
+        assert numbers == [min(int(8 * (start + step / fps) + 1e-4), COUNT - 1) for step in range(6)], start
+
+
+def test_a_clip_past_the_end_repeats_the_last_frame_and_what_is_no_video_says_so(make, tmp_path):
+    assert [number_of(frame) for frame in read_clip(make("c.avi", "MJPG"), 6.0, 4, 8)] == [48, 49, 49, 49]
+    (tmp_path / "text.avi").write_text("not a video")
+    with pytest.raises(ValueError, match="not a readable video"):
+        read_clip(tmp_path / "text.avi", 0, 2, 8)

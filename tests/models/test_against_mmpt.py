@@ -18,7 +18,7 @@ from thesis_lib.losses import contrastive_loss
 from thesis_lib.models.official import load_official, save_official_videoclip
 from thesis_lib.training import loop
 from thesis_lib.training.pairs import Pair
-from thesis_lib.training.videoclip import Collate, Track
+from thesis_lib.training.tracks import Collate, Track
 
 CLOSE = 1e-5  # of the largest official value
 HEADS = {"num_attention_heads": 4, "dropout": 0.0}  # a file does not tell
@@ -98,7 +98,7 @@ def collated(official, features, texts):
         (Track("", video, captions, [text], [len(text)]), Pair(0, 1, 0, len(video)))
         for video, text in zip(features, texts, strict=True)
     ]
-    return Collate(official.vocabulary, 32, torch.device("cpu"))(picks)
+    return Collate(official.vocabulary, 32)(picks)
 
 
 # -- what reaches the models, and what they make of it ----------------------------------------------------------------

@@ -4,8 +4,10 @@ import sys
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-from thesis_lib.models.i3d import I3DR50, InceptionI3D
+from thesis_lib.models.i3d import DENSE_REACH, I3DR50, InceptionI3D
 from thesis_lib.models.official import load_official
 
 
@@ -68,6 +70,99 @@ def test_r50_says_what_is_wrong():
         I3DR50(head="max")
     with pytest.raises(ValueError, match="needs 8 frames of 193 pixels or more"):
         I3DR50(head="window", stem_dim=4)(torch.rand(1, 3, 21, 48, 48))
+
+
+@pytest.fixture
+def lively():
+    """A small R50 in double precision whose every layer counts: built anew, each residual block ends in a norm of 0."""
+    torch.manual_seed(0)
+    model = I3DR50(stem_dim=2).eval().double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            nn.init.normal_(module.running_mean, std=0.3)
+    return model
+
+
+def noise(count, side=40, seed=1):
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed)).double()
+
+
+@pytest.mark.parametrize("window", [8, 20, 21])
+def test_dense_is_the_map_of_the_whole_video_averaged_by_hand(lively, window):
+    """The video and the video without its first frame through the trunk; windows too near to the ends left out."""
+    frames = noise(64)
+    with torch.inference_mode():
+        dense = lively.dense(frames, window)
+        maps = [lively.feature_map(frames[phase:].transpose(0, 1)[None])[0] for phase in (0, 1)]
+    assert dense.shape == (64 - window + 1, lively.features_dim)
+    starts = range(DENSE_REACH + 2, 64 - window - DENSE_REACH)
+    for start in starts:
+        part = maps[start % 2][:, start // 2 : start // 2 + window // 2]
+        torch.testing.assert_close(dense[start], part.mean(dim=(1, 2, 3)))
+    assert len(starts) > 4
+
+
+def test_dense_with_the_head_in_windows(lively):
+    lively.float().head = "window"
+    frames = noise(58, side=225)[..., :193].float()
+    with torch.inference_mode():
+        dense = lively.dense(frames)
+        maps = [lively.feature_map(frames[phase:].transpose(0, 1)[None]) for phase in (0, 1)]
+    assert maps[0].shape[3:] == (8, 7)
+    for start in (19, 20):
+        part = maps[start % 2][:, :, start // 2 : start // 2 + 10]
+        torch.testing.assert_close(dense[start], F.avg_pool3d(part, (4, 7, 7), 1).mean(dim=(2, 3, 4))[0])
+    with pytest.raises(ValueError, match="needs 8 frames of 193 pixels or more"):
+        lively.dense(noise(30).float())
+
+
+@pytest.mark.parametrize("window", [2, 9, 20, 21])
+def test_dense_equals_windows_where_no_layer_has_a_depth_in_time(lively, window):
+    for module in lively.modules():
+        if isinstance(module, nn.Conv3d) and (depth := module.kernel_size[0]) > 1:
+            module.weight.data[:, :, [tap for tap in range(depth) if tap != depth // 2]] = 0
+    frames = noise(30)
+    with torch.inference_mode():
+        alone = torch.cat([lively(frames[s : s + window].transpose(0, 1)[None]) for s in range(31 - window)])
+        torch.testing.assert_close(lively.dense(frames, window), alone)
+
+
+@pytest.mark.parametrize("window", [20, 21])
+def test_dense_reaches_as_far_as_it_says(lively, window):
+    """A frame DENSE_REACH beside a window still changes its vector, the next one does not."""
+    frames, start = noise(66), 22
+    outside = [start - 1, start + window]
+    changed = {}
+    with torch.inference_mode():
+        vector = lively.dense(frames, window)[start]
+        for side, first in zip((-1, 1), outside, strict=True):
+            for distance in (DENSE_REACH - 1 - (side > 0) * (window % 2), DENSE_REACH):
+                other = frames.clone()
+                other[first + side * distance] += 1
+                changed[side, distance] = not torch.equal(lively.dense(other, window)[start], vector)
+    assert all(changed[key] == (key[1] < DENSE_REACH) for key in changed) and len(changed) == 4
+
+
+def test_dense_is_near_the_windows_and_does_not_depend_on_where_they_lie(lively):
+    """Two moving squares: what dense changes is small beside what tells frames apart, and follows the video in time."""
+    frames = torch.zeros(90, 3, 40, 40, dtype=torch.float64)
+    for t in range(90):
+        frames[t, 0, 5:15, t % 30 : t % 30 + 10] = 2
+        frames[t, 1, t // 3 : t // 3 + 10, 20:30] = -2
+    with torch.inference_mode():
+        dense, exact = lively.dense(frames), lively.windows(frames)
+        shifted = lively.dense(frames[13:])
+    torch.testing.assert_close(shifted[DENSE_REACH:], dense[13 + DENSE_REACH :])
+    assert (dense - exact).norm() < 0.1 * exact.norm()
+    assert F.cosine_similarity(dense, exact).min() > 0.99
+    assert (dense - exact).abs().max() > 1e-3  # it is an approximation: borders of windows do count
+
+
+def test_dense_wants_two_frames(lively):
+    with pytest.raises(ValueError, match="window=1"):
+        lively.dense(noise(5), window=1)
 
 
 @pytest.fixture(scope="module")

@@ -72,11 +72,21 @@ def test_odd_sizes_are_refused(small):
         small.encode_video(torch.rand(1, 3, 7, 48, 48))
 
 
+def test_pooled_features_project_to_the_embedding(small):
+    clips = torch.rand(3, 3, 8, 48, 48)
+    embedding = small.encode_video(clips)
+    pooled = small.mixed_5c(clips)
+    assert torch.equal(small.project(pooled), embedding)
+    seconds = small.project(pooled[None].expand(2, -1, -1), normalise=True)  # as in files: [videos, seconds, values]
+    torch.testing.assert_close(seconds[1], embedding / embedding.norm(dim=1, keepdim=True))
+
+
 def test_mil_nce_checkpoint_without_space_to_depth(tmp_path):
     model = S3D(embed_dim=16, channels_div=8, space_to_depth=False, vocab_size=20, word_dim=6, text_hidden=10).eval()
     weights = {f"module.{name}": value for name, value in model.state_dict().items()}
     torch.save({"epoch": 3, "state_dict": weights, "optimizer": {}, "scheduler": {}}, tmp_path / "milnce.pth.tar")
     loaded, report = load_official("s3d_howto100m", tmp_path / "milnce.pth.tar")
     clip, ids = torch.rand(1, 3, 7, 33, 40), torch.ones(1, 16, dtype=torch.long)
-    assert not loaded.space_to_depth and len(report.matched) == 537
+    assert weights["module.conv1.conv1.weight"].shape == (64 // 8, 3, 3, 7, 7)
+    assert not loaded.space_to_depth and len(report.matched) == 537 and not report.missing and not report.unexpected
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(loaded(clip, ids), model(clip, ids), strict=True))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from thesis_lib.data.video import write_video
-from thesis_lib.training import i3d
+from thesis_lib.training import i3d, loop
 
 SIDE, LABELS = 16, ("blue", "green", "red")
 SMALL = dict(num_steps=24, batch_size=12, lr=4e-3, warmup=4, stem_dim=4, frames=5)
@@ -77,7 +77,7 @@ def test_weights_come_back_as_they_were_saved(trained):
 
 
 def test_a_killed_run_goes_on_with_the_same_result(kinetics, tmp_path, monkeypatch):
-    monkeypatch.setattr(i3d, "STEPS_PER_EPOCH", 2)
+    monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 2)
     folders = [tmp_path / "whole", tmp_path / "killed"]
     for folder in folders:
         folder.mkdir()

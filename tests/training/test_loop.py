@@ -1,6 +1,12 @@
-"""The shared loop: a resumed run equals one that never stopped, accumulation equals the mean of the gradients."""
+"""The shared loop: a resumed run equals one that never stopped, and many processes are one that adds up."""
 
-import random
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,75 +14,157 @@ import pytest
 import torch
 from torch import nn
 
+from tests.training import toy
 from thesis_lib.training import loop
 
-
-class Killed(Exception):
-    pass
+ROOT = Path(__file__).parents[2]
 
 
-def recipe(folder, *, num_epochs=6, die_in=None, scheduler="step", accumulate=2):
-    """A noisy recipe that draws from all three global generators; raises in the middle of epoch `die_in`."""
-    loop.seed_everything(3)
-    model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.3), nn.Linear(8, 1))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    if scheduler == "step":
-        schedule = loop.polynomial_decay(optimizer, num_steps=30, warmup=4)
-    else:
-        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
-    memory = {"seen": 0}
+def run_toy(folder, *options, processes=1):
+    """tests/training/toy.py in processes of its own, through torchrun if there are several."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launcher, "-m", "tests.training.toy", str(folder), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
-    def batches(epoch):
-        for index in range(5):
-            if epoch == die_in and index == 3:
-                raise Killed
-            memory["seen"] += 1
-            x = torch.randn(4, 5) + float(np.random.normal()) + random.random()
-            yield x, x.sum(1, keepdim=True)
 
-    history = loop.fit(
-        folder,
-        model=model,
-        optimizer=optimizer,
-        scheduler=schedule,
-        batches=batches,
-        loss=lambda batch: (model(batch[0]) - batch[1]).square().mean(),
-        evaluate=lambda epoch: {"accuracy": epoch / 10, "training": model.training},
-        num_epochs=num_epochs,
-        accumulate=accumulate,
-        clip_norm=1.0,
-        memory=memory,
+def finished(process):
+    output = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == 0, output
+    return output
+
+
+def weights(folder):
+    return torch.load(folder / "weights.pt", weights_only=True)
+
+
+def assert_same(folder, other):
+    """Bit for bit."""
+    assert (folder / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
+    ours, theirs = weights(folder), weights(other)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    toy.train(folder)
+    return folder
+
+
+@pytest.mark.parametrize("save_every", [0.0, 1e9])  # checkpoints after every step, or after epochs alone
+def test_a_run_killed_at_any_step_goes_on_bit_for_bit(whole, tmp_path, save_every):
+    for micro_batch in range(28):
+        folder = tmp_path / str(micro_batch)
+        folder.mkdir()
+        for die_at in (micro_batch, 1):  # the second time soon after it went on
+            try:
+                toy.train(folder, die_at=die_at, save_every=save_every)
+            except toy.Killed:
+                assert not (folder / "weights.pt").exists()
+        toy.train(folder, save_every=save_every)
+        assert_same(folder, whole)
+
+
+def test_a_plateau_schedule_survives_too(tmp_path):
+    toy.train(tmp_path, scheduler="plateau")
+    for folder in (resumed := tmp_path / "resumed",):
+        folder.mkdir()
+        with pytest.raises(toy.Killed):
+            toy.train(folder, scheduler="plateau", die_at=13, save_every=0.0)
+        toy.train(folder, scheduler="plateau")
+    assert_same(resumed, tmp_path)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3, 0.55])
+def test_kill_minus_nine(whole, tmp_path, delay):
+    """From outside, at whatever the process is doing; half of its time it writes checkpoints."""
+    for _ in range(2):
+        process = run_toy(tmp_path, "--save-every", "0", "--sleep", "0.02")
+        while not list(tmp_path.glob("checkpoint-*.pt")) and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not (tmp_path / "weights.pt").exists(), "it ended before the kill: nothing was tested"
+    assert "goes on after epoch" in finished(run_toy(tmp_path))
+    assert_same(tmp_path, whole)
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(whole, tmp_path):
+    with pytest.raises(toy.Killed):
+        toy.train(tmp_path, die_at=11, save_every=0.0)
+    newest, older = sorted(tmp_path.glob("checkpoint-*.pt"), reverse=True)
+    newest.write_bytes(newest.read_bytes()[:-200])
+    (tmp_path / "checkpoint-000000099.pt.tmp").write_bytes(b"half")  # what a kill while saving leaves
+    with pytest.warns(UserWarning, match=f"{newest.name}: damaged"):
+        toy.train(tmp_path)
+    assert_same(tmp_path, whole)
+    assert not list(tmp_path.glob("*.tmp"))
+    assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 2
+
+
+def test_a_full_disk_is_named_and_leaves_the_checkpoint_before_whole(whole, tmp_path, monkeypatch):
+    real, calls = torch.save, iter(range(100))
+
+    def full(state, file):
+        if next(calls) == 2:
+            file.write(b"some of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="the disk is full; of the checkpoints before, checkpoint-000000002.pt is whole"):
+        toy.train(tmp_path, save_every=0.0)
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("*.tmp"))
+    toy.train(tmp_path)
+    assert_same(tmp_path, whole)
+
+
+def test_a_finished_run_is_not_repeated(whole, capsys):
+    history = toy.train(whole, die_at=0)
+    assert list(history["epoch"]) == [1, 2, 3, 4]
+    assert "goes on after epoch 4/4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_that_share_a_group_do_the_step_of_one(whole, tmp_path, processes):
+    """Groups of 3 and of 1, so that some processes have nothing to do; dropout on; gradients clipped."""
+    finished(run_toy(tmp_path, processes=processes))
+    ours, theirs = pd.read_csv(tmp_path / "history.csv"), pd.read_csv(whole / "history.csv")
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-5)
+    assert ours["gradient_norm"].min() > 0.05  # so clipping at 0.05 did something
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(tmp_path)[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on(whole, tmp_path, before, after):
+    process = run_toy(tmp_path, "--save-every", "0", "--die-at", "11", processes=before)
+    assert process.communicate(timeout=120) and process.returncode
+    assert "goes on" in finished(run_toy(tmp_path, processes=after))
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(tmp_path)[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_workers_load_the_same_batches(whole, tmp_path):
+    toy.train(tmp_path, workers=2)
+    assert_same(tmp_path, whole)
+
+
+def test_workers_see_what_each_epoch_plans():
+    """Items travel to workers that live on; what the dataset holds itself stays as it was when they began."""
+    held = {"plan": [1, 2]}
+    order, dataset = loop._Order(), loop.Loading(lambda item: (item, list(held["plan"])))
+    loader = torch.utils.data.DataLoader(
+        dataset, sampler=order, batch_size=None, num_workers=2, persistent_workers=True
     )
-    return history, model, memory
-
-
-@pytest.mark.parametrize("scheduler", ["step", "plateau"])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, scheduler):
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "killed").mkdir()
-    history, model, memory = recipe(tmp_path / "whole", scheduler=scheduler)
-    for epoch in (3, 4):  # killed twice, the second time in the first epoch after the resume
-        with pytest.raises(Killed):
-            recipe(tmp_path / "killed", die_in=epoch, scheduler=scheduler)
-        assert not (tmp_path / "killed" / "weights.pt").exists()
-    resumed_history, resumed, resumed_memory = recipe(tmp_path / "killed", scheduler=scheduler)
-
-    pd.testing.assert_frame_equal(history, resumed_history, check_exact=True)
-    assert (tmp_path / "whole/history.csv").read_bytes() == (tmp_path / "killed/history.csv").read_bytes()
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    assert memory == resumed_memory == {"seen": 30}
-
-
-def test_weights_are_those_of_the_model_and_a_finished_run_is_not_repeated(tmp_path, capsys):
-    history, model, _ = recipe(tmp_path, num_epochs=2)
-    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
-    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
-    capsys.readouterr()
-    again, _, memory = recipe(tmp_path, num_epochs=2, die_in=1)
-    pd.testing.assert_frame_equal(again, history)
-    assert memory["seen"] == 10
-    assert "goes on after epoch 2/2" in capsys.readouterr().out
+    for plan in ([1, 2], [3, 4]):
+        order.items = held["plan"] = plan
+        loaded = list(loader)
+        assert [item for item, _ in loaded] == plan
+        assert all(kept == [1, 2] for _, kept in loaded)
 
 
 def run_once(folder, batches, *, accumulate, clip_norm=None, lr=0.1):
@@ -91,7 +179,8 @@ def run_once(folder, batches, *, accumulate, clip_norm=None, lr=0.1):
         model=model,
         optimizer=optimizer,
         scheduler=schedule,
-        batches=lambda epoch: batches,
+        batches=lambda epoch: range(len(batches)),
+        load=batches.__getitem__,
         loss=lambda batch: model(batch).square().mean(),
         num_epochs=1,
         accumulate=accumulate,
@@ -127,9 +216,10 @@ def test_the_gradient_is_clipped_once_a_group_after_the_mean(tmp_path):
     batches = unequal_batches(4)
     gradients = mean_gradient(batches)
     norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
-    before, after, *_ = run_once(tmp_path, batches, accumulate=4, clip_norm=float(norm) / 2)
+    before, after, _, history = run_once(tmp_path, batches, accumulate=4, clip_norm=float(norm) / 2)
     for old, new, gradient in zip(before, after, gradients, strict=True):
         torch.testing.assert_close(new, old - 0.1 * gradient / 2, rtol=1e-5, atol=1e-9)
+    assert history["gradient_norm"].tolist() == pytest.approx([float(norm)])
 
 
 def test_the_schedule_counts_optimizer_steps(tmp_path):
@@ -160,28 +250,45 @@ def test_cosine_decay():
     assert rates(loop.cosine_decay, num_steps=10, warmup=4) == pytest.approx(expected)
 
 
-def test_evaluation_sees_eval_mode_every_so_often_and_at_the_end(tmp_path):
+def test_random_batches_are_numbered_in_epochs_of_25_steps():
+    assert loop.num_epochs_of(60) == 3
+    assert [item for epoch in (1, 2, 3) for item in loop.numbered(epoch, 60)] == [
+        (1 + step // 25, step % 25) for step in range(60)
+    ]
+
+
+def one_step(folder, loss, **arguments):
     model = nn.Linear(1, 1)
-    seen = []
-    history = loop.fit(
+    arguments = {"num_epochs": 1, "batches": lambda epoch: [0]} | arguments
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    load = lambda item: torch.ones(1, 1)  # noqa: E731
+    return loop.fit(folder, model=model, optimizer=optimizer, load=load, loss=lambda b: loss(model(b)), **arguments)
+
+
+def test_evaluation_sees_eval_mode_every_so_often_and_at_the_end(tmp_path):
+    seen, modes = [], []
+
+    def evaluate(epoch):
+        seen.append((epoch, torch.is_grad_enabled()))
+        return {"accuracy": 0.5}
+
+    history = one_step(
         tmp_path,
-        model=model,
-        optimizer=torch.optim.SGD(model.parameters(), lr=0.0),
-        batches=lambda epoch: [torch.ones(1, 1)],
-        loss=lambda batch: model(batch).sum(),
-        evaluate=lambda epoch: seen.append((epoch, model.training, torch.is_grad_enabled())) or {"accuracy": 0.5},
+        lambda out: modes.append(out.requires_grad) or out.sum(),
+        evaluate=evaluate,
         evaluate_every=2,
         num_epochs=5,
     )
-    assert seen == [(2, False, False), (4, False, False), (5, False, False)]
+    assert seen == [(2, False), (4, False), (5, False)] and modes == [True] * 5
     assert history["accuracy"].notna().tolist() == [False, True, False, True, True]
     assert list(pd.read_csv(tmp_path / "history.csv")["epoch"]) == [1, 2, 3, 4, 5]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    model = nn.Linear(1, 1)
-    arguments = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "num_epochs": 1}
     with pytest.raises(FloatingPointError, match="loss of epoch 1 is nan"):
-        loop.fit(tmp_path, batches=lambda e: [torch.ones(1, 1)], loss=lambda b: model(b).sum() * np.nan, **arguments)
+        one_step(tmp_path, lambda out: out.sum() * np.nan)
+    with pytest.raises(FloatingPointError, match="loss of epoch 1 is nan"):  # nor is it kept in a checkpoint
+        one_step(tmp_path, lambda out: out.sum() * np.nan, batches=lambda epoch: [0] * 3, save_every=0.0)
+    assert not list(tmp_path.glob("checkpoint-*"))
     with pytest.raises(ValueError, match="no batches"):
-        loop.fit(tmp_path, batches=lambda epoch: [], loss=lambda batch: model(batch).sum(), **arguments)
+        one_step(tmp_path, lambda out: out.sum(), batches=lambda epoch: [])

@@ -1,6 +1,7 @@
 """S3D on a narrated corpus written here: four actions told apart by their colours, and captions that name them."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from thesis_lib import metrics
 from thesis_lib.data.howto100m import read_captions
 from thesis_lib.data.video import write_video
 from thesis_lib.extraction import s3d_features
-from thesis_lib.training import s3d
+from thesis_lib.training import loop, s3d
 
 FPS, SIDE, SECONDS = 8, 16, 3  # of an action
 ACTIONS = {
@@ -109,7 +110,7 @@ def test_permuted_captions_teach_nothing(howto, new_video, tmp_path):
 
 
 def test_a_killed_run_goes_on_with_the_same_result(howto, tmp_path, monkeypatch):
-    monkeypatch.setattr(s3d, "STEPS_PER_EPOCH", 2)
+    monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 2)
     settings = dict(num_steps=5, batch_size=8, warmup=2)
     whole = train(tmp_path / "whole", howto, **settings)
     real, calls = s3d.mil_nce_loss, iter(range(100))
@@ -124,7 +125,7 @@ def test_a_killed_run_goes_on_with_the_same_result(howto, tmp_path, monkeypatch)
         train(tmp_path / "killed", howto, **settings)
     monkeypatch.setattr(s3d, "mil_nce_loss", real)
     killed = tmp_path / "killed"
-    assert not (killed / "weights.pt").exists() and (killed / "checkpoint.pt").exists()
+    assert not (killed / "weights.pt").exists() and list(killed.glob("checkpoint-*.pt"))
     s3d.train(killed, howto=howto, **SMALL | settings)
     assert (whole / "history.csv").read_bytes() == (killed / "history.csv").read_bytes()
     weights = [torch.load(folder / "weights.pt", weights_only=True) for folder in (whole, killed)]
@@ -152,3 +153,26 @@ def test_clips_meet_the_captions_nearest_to_their_middle(howto):
     assert [s3d.bag(said, time, 1).tolist() for time in (1.5, 4.4, 11.0)] == [[0], [1], [3]]
     assert set(s3d.bag(said, 6.2, 2).tolist()) == {1, 2}, "between the second and the third"
     assert len(s3d.bag(said, 1.0, 3)) == 3
+
+
+def test_clips_decoded_on_demand_are_those_from_memory(howto):
+    """8 frames a second, as the files have; a clip at half that rate takes every second frame."""
+    path = sorted((howto / "videos").iterdir())[0]
+    whole, opened, slow = s3d.in_memory(path, SIDE), *(s3d.on_demand(path, SIDE, fps, 12.0) for fps in (8.0, 4.0))
+    assert (whole.length, opened.length, slow.length) == (96, 96, 48)
+    for start in (0, 7, 50, 92):
+        assert torch.equal(opened.clip(start, 4), whole.clip(start, 4))
+    assert torch.equal(slow.clip(5, 4), torch.stack([whole.clip(frame, 1)[0] for frame in (10, 12, 14, 16)]))
+    wide = s3d.on_demand(path, 2 * SIDE, 8.0, 12.0).clip(0, 2)  # smaller than the size: filled up
+    assert wide.shape == (2, 3, 2 * SIDE, 2 * SIDE) and not wide[:, :, : SIDE // 2].any()
+
+
+def test_it_trains_on_clips_decoded_by_workers_and_passes_over_what_cannot_be_read(howto, tmp_path, capfd):
+    root = tmp_path / "howto"
+    shutil.copytree(howto, root)
+    broken = sorted((root / "videos").iterdir())[3]
+    broken.write_bytes(b"no video")
+    folder = train(tmp_path / "s3d", root, num_steps=8, fps=8.0, loading_workers=1, batch_size=16)
+    assert len(pd.read_csv(folder / "history.csv")) == 1
+    said = capfd.readouterr().out
+    assert f"passed over, {broken}: not a readable video" in said

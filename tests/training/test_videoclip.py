@@ -11,6 +11,7 @@ from thesis_lib import segmentation
 from thesis_lib.data.text import Vocabulary, write_vocab
 from thesis_lib.losses import contrastive_loss
 from thesis_lib.retrieval import build_clusters
+from thesis_lib.training import tracks as reading
 from thesis_lib.training import videoclip
 from thesis_lib.training.pairs import Pair, SpanLimits
 
@@ -106,8 +107,8 @@ def test_a_step_over_clusters_is_the_mean_of_their_gradients(howto, tmp_path, mo
     root, _ = howto
     monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, **_: torch.optim.SGD(parameters, lr=lr))
     seen = []
-    real = videoclip.Collate.__call__
-    monkeypatch.setattr(videoclip.Collate, "__call__", lambda self, picks: seen.append(real(self, picks)) or seen[-1])
+    real = reading.Collate.__call__
+    monkeypatch.setattr(reading.Collate, "__call__", lambda self, picks: seen.append(real(self, picks)) or seen[-1])
     start, _ = train(tmp_path, root, "start", num_steps=1, lr=0.0, clusters_per_step=6, val_videos=0)
     model = videoclip.load(start)
     clusters = [batch for batch in seen if len(batch[0]) == 32]  # not those of retrieval, of 56 videos
@@ -177,8 +178,8 @@ def test_retrieved_frozen_and_random_clusters(howto, tmp_path, monkeypatch):
 def test_collation_gives_what_the_pairs_say(howto):
     root, _ = howto
     vocabulary = Vocabulary(root / "vocab.txt")
-    tracks = videoclip.read_tracks(root / "features", root, vocabulary)
-    collate = videoclip.Collate(vocabulary, 32, torch.device("cpu"))
+    tracks = reading.read_tracks(root / "features", root, vocabulary)
+    collate = reading.Collate(vocabulary, 32)
     first, second = tracks[0], tracks[1]
     features, video_mask, ids, text_mask = collate([(first, Pair(0, 2, 1, 4)), (second, Pair(3, 4, 2, 9))])
     assert features.shape == (2, 7, DIM) and video_mask.sum(1).tolist() == [3, 7]
@@ -186,7 +187,7 @@ def test_collation_gives_what_the_pairs_say(howto):
     assert np.array_equal(features[1].numpy(), second.features[2:9])
     expected_ids, expected_mask = vocabulary.encode([" ".join(first.captions.texts[:2]), second.captions.texts[3]])
     assert np.array_equal(ids.numpy(), expected_ids) and np.array_equal(text_mask.numpy(), expected_mask)
-    long = videoclip.Track("long", first.features, first.captions, [list(range(5, 105))], [100])
+    long = reading.Track("long", first.features, first.captions, [list(range(5, 105))], [100])
     assert collate([(long, Pair(0, 1, 0, 3))])[2].shape == (1, 63)  # 61 pieces, [CLS] and [SEP]
 
 
@@ -194,14 +195,14 @@ def test_video_vectors_are_means_over_clips_of_both_towers(howto, tmp_path):
     root, _ = howto
     folder, _ = train(tmp_path, root, num_steps=1, val_videos=0)
     model, vocabulary = videoclip.load(folder), Vocabulary(root / "vocab.txt")
-    tracks = videoclip.read_tracks(root / "features", root, vocabulary)[:5]
-    collate = videoclip.Collate(vocabulary, 32, torch.device("cpu"))
-    limits, make = SpanLimits(min_tokens=1, max_tokens=4), videoclip.aligned_pair
-    whole = videoclip.encode_videos(model, tracks, 3, collate, limits, np.random.default_rng(0), videos_per_batch=2)
-    rng = np.random.default_rng(0)
-    for track, vector in zip(tracks, whole, strict=True):
+    tracks = list(reading.read_tracks(root / "features", root, vocabulary))[:5]
+    collate = reading.Collate(vocabulary, 32)
+    limits, make = SpanLimits(min_tokens=1, max_tokens=4), reading.aligned_pair
+    whole = reading.encode_videos(model, tracks, 3, collate, limits, [0, 5], videos_per_batch=2)
+    for number, (track, vector) in enumerate(zip(tracks, whole, strict=True)):
+        rng = np.random.default_rng([0, 5, number])
         with torch.no_grad():
-            pairs = [model(*collate([pick])) for pick in videoclip.draw([track], 3, rng, limits, make)]
+            pairs = [model(*collate([pick])) for pick in reading.draw([track], 3, rng, limits, make)]
         mean = torch.stack([(video + text) / 2 for video, text in pairs]).mean((0, 1))
         np.testing.assert_allclose(vector, mean.numpy(), rtol=1e-4, atol=1e-5)
 
@@ -219,3 +220,81 @@ def test_video_vectors_are_means_over_clips_of_both_towers(howto, tmp_path):
 def test_mistakes_are_named(howto, tmp_path, changed, message):
     with pytest.raises(ValueError, match=message):
         train(tmp_path, howto[0], **changed)
+
+
+def cluster_batch(howto, pairs=24, dtype=torch.float64):
+    root, _ = howto
+    vocabulary = Vocabulary(root / "vocab.txt")
+    tracks = list(reading.read_tracks(root / "features", root, vocabulary))[: pairs // 4]
+    rng, limits = np.random.default_rng(0), SpanLimits(min_tokens=1, max_tokens=6)
+    features, *rest = reading.Collate(vocabulary, 32)(reading.draw(tracks, 4, rng, limits))
+    return features.to(dtype), *rest
+
+
+def small_model(dropout):
+    torch.manual_seed(2)
+    config = videoclip.VideoCLIPConfig(
+        vocab_size=200, hidden_size=16, num_attention_heads=2, intermediate_size=32, video_layers=2, text_layers=2,
+        video_dim=DIM, dropout=dropout, cls_id=2, sep_id=3,
+    )  # fmt: skip
+    return videoclip.VideoCLIP(config).double().train()
+
+
+def gradient(model, encoded):
+    contrastive_loss(*encoded).backward()
+    return torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
+
+
+@pytest.mark.parametrize("pairs_at_once", [1, 7, 8, 23])
+def test_a_cluster_encoded_in_chunks_has_the_gradient_of_the_whole(howto, pairs_at_once):
+    batch = cluster_batch(howto)
+    whole, chunked = small_model(0.0), small_model(0.0)
+    expected = gradient(whole, whole(*batch))
+    found = gradient(chunked, videoclip.encode(chunked, batch, pairs_at_once))
+    assert (found - expected).norm() < 1e-10 * expected.norm()
+
+
+def test_chunks_are_encoded_again_with_the_dropout_of_the_first_time(howto):
+    batch = cluster_batch(howto)
+    kept, again = small_model(0.2), small_model(0.2)
+    torch.manual_seed(5)
+    parts = [kept(*chunk) for chunk in zip(*(tensor.split(8) for tensor in batch), strict=True)]
+    expected = gradient(kept, [torch.cat(side) for side in zip(*parts, strict=True)])
+    torch.manual_seed(5)
+    found = gradient(again, videoclip.encode(again, batch, 8))
+    assert (found - expected).norm() < 1e-10 * expected.norm()
+
+
+def test_chunks_keep_no_activations_for_the_gradient(howto):
+    def kept(pairs_at_once):
+        total = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: total.append(t.nbytes) or t, lambda t: t):
+            videoclip.encode(model, batch, pairs_at_once)
+        return sum(total)
+
+    batch, model = cluster_batch(howto), small_model(0.1)
+    assert kept(4) < 0.02 * kept(0)
+
+
+def test_both_towers_start_from_a_published_bert(howto, tmp_path):
+    """A BERT written here in the published layout; at learning rate 0 its layers are in both towers."""
+    from safetensors.torch import save_file
+
+    root, _ = howto
+    pieces = (root / "vocab.txt").read_text().splitlines()
+    torch.manual_seed(1)
+    sizes = dict(hidden_size=16, num_attention_heads=2, intermediate_size=32, vocab_size=len(pieces))
+    source = videoclip.VideoCLIP(videoclip.VideoCLIPConfig(text_layers=3, video_layers=1, video_dim=DIM, **sizes))
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    save_file(
+        {f"bert.{k}": v.contiguous() for k, v in source.text_encoder.state_dict().items()}, bert / "model.safetensors"
+    )
+    (bert / "vocab.txt").write_text("\n".join(pieces))
+    (bert / "config.json").write_text(json.dumps(sizes | dict(num_hidden_layers=3, max_position_embeddings=512)))
+    folder, _ = train(tmp_path, root, bert=str(bert), video_layers=2, num_steps=1, lr=0.0, val_videos=0)
+    model = videoclip.load(folder)
+    assert (model.config.text_layers, model.config.video_layers, model.config.hidden_size) == (3, 2, 16)
+    theirs = source.text_encoder.state_dict()
+    for tower in (model.text_encoder, model.video_encoder.bert):
+        assert all(torch.equal(value, theirs[name]) for name, value in tower.state_dict().items())

@@ -3,40 +3,25 @@
 root/HowTo100M_v1.csv     video_id, category_1, category_2, rank, task_id
 root/raw_caption.json     {video_id: {"start": [s], "end": [s], "text": [str]}}
 features/<video_id>.npy   [seconds, D], one vector a second
+
+Captions and features have modules of their own, which are imported from here; for the forms that 1.2 million videos
+need see `caption_store` and `mmpt_shards`.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from .captions import Captions, read_captions
+from .narrated import NarratedVideo, NarratedVideos, left_out, load_videos
+
+__all__ = ["Captions", "NarratedVideo", "NarratedVideos", "left_out", "load_videos", "read_captions"]
+
 METADATA_COLUMNS = ("video_id", "category_1", "category_2", "rank", "task_id")
 SEED = 37  # of the thesis's split into training and validation
-
-
-@dataclass(frozen=True)
-class Captions:
-    """What is said in a video: starts [N] and ends [N] in seconds, by start, and N texts."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-    texts: list[str]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-
-@dataclass(frozen=True)
-class NarratedVideo:
-    """A video with features [seconds, D] (memory-mapped) and its captions."""
-
-    name: str
-    features: np.ndarray
-    captions: Captions
 
 
 def read_metadata(path: str | Path) -> pd.DataFrame:
@@ -52,79 +37,19 @@ def read_metadata(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def read_captions(path: str | Path) -> dict[str, Captions]:
-    """raw_caption.json -> captions of each video, sorted by start.
-
-    Captions without text (the real file holds NaN for some) and those that end before they start are left out.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file (raw_caption.json comes with the HowTo100M captions)")
-    try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {video: _captions(entry) for video, entry in raw.items()}
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{path}: expected {{video: {{"start": [], "end": [], "text": []}}}} ({error!r})') from None
-
-
-def _captions(entry: Mapping[str, Sequence]) -> Captions:
-    rows = zip(entry["start"], entry["end"], entry["text"], strict=True)
-    kept = sorted((float(a), float(b), t.strip()) for a, b, t in rows if isinstance(t, str) and t.strip() and b >= a)
-    starts, ends, texts = zip(*kept, strict=True) if kept else ((), (), ())
-    return Captions(np.array(starts, dtype=np.float64), np.array(ends, dtype=np.float64), list(texts))
-
-
-def load_videos(
-    features: str | Path, captions: Mapping[str, Captions], names: Sequence[str] | None = None, min_seconds: int = 1
-) -> tuple[list[NarratedVideo], dict[str, list[str]]]:
-    """(usable videos in the order of names, reason -> names of those left out).
-
-    names defaults to all with captions. Reasons: "no features", "broken features" (no [seconds, D] array, or numbers
-    that are not finite), "short" (fewer than min_seconds vectors) and "no captions" (none that starts within the
-    features). Raises ValueError if nothing is left.
-    """
-    videos, skipped = [], {"no features": [], "broken features": [], "short": [], "no captions": []}
-    names = list(captions) if names is None else list(names)
-    for name in names:
-        path = Path(features) / f"{name}.npy"
-        vectors = _read_features(path) if path.is_file() else None
-        said = captions.get(name)
-        if not path.is_file():
-            skipped["no features"].append(name)
-        elif vectors is None:
-            skipped["broken features"].append(name)
-        elif len(vectors) < min_seconds:
-            skipped["short"].append(name)
-        elif said is None or not (said.starts < len(vectors)).any():
-            skipped["no captions"].append(name)
-        else:
-            within = int((said.starts < len(vectors)).sum())
-            said = Captions(said.starts[:within], np.minimum(said.ends[:within], len(vectors)), said.texts[:within])
-            videos.append(NarratedVideo(name, vectors, said))
-    if not videos:
-        counts = ", ".join(f"{len(left)} {reason}" for reason, left in skipped.items() if left)
-        raise ValueError(f"{features}: not one usable narrated video of {len(names)} ({counts or 'no names'})")
-    return videos, skipped
-
-
-def _read_features(path: Path) -> np.ndarray | None:
-    try:
-        vectors = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, OSError):
-        return None
-    return vectors if vectors.ndim == 2 and np.isfinite(vectors).all() else None
-
-
 def train_val_split(
     metadata: pd.DataFrame, names: Sequence[str], val_size: int, seed: int = SEED
 ) -> tuple[list[str], list[str]]:
     """Split names into (train, val) so that each pair of category_1 and category_2 has its share in val.
 
-    The thesis took 4000 videos for validation, stratified in this way, seed 37; the sizes per category are the same
-    here, the videos need not be. Videos without a row in metadata form a category of their own. Order of names is kept.
+    Each category gets its share rounded down or up (largest remainders). The thesis took 4000 videos for validation,
+    stratified in this way, seed 37; the sizes per category are the same here, the videos need not be. Videos without a
+    row in metadata form a category of their own. Order of names is kept.
     """
     if not 0 < val_size < len(names):
         raise ValueError(f"val_size={val_size}: must leave videos on both sides, there are {len(names)}")
-    categories = metadata.set_index("video_id")[["category_1", "category_2"]].fillna("").astype(str).agg(" / ".join, 1)
+    table = metadata.set_index("video_id")[["category_1", "category_2"]].fillna("").astype(str)
+    categories = table["category_1"] + " / " + table["category_2"]
     groups = pd.Series(list(names)).groupby(categories.reindex(list(names)).fillna("").to_numpy())
     shares = groups.size() * val_size / len(names)
     counts = np.floor(shares).astype(int)

@@ -40,14 +40,18 @@ class Vocabulary:
         """Word pieces of a text, without [CLS] and [SEP]."""
         return self._tokenizer.encode(text, add_special_tokens=False).tokens
 
+    def pieces_of(self, texts: Sequence[str], max_tokens: int = 61) -> list[list[int]]:
+        """Word piece ids of each text, without [CLS] and [SEP]."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids[:max_tokens] for encoding in encodings]
+
     def encode(self, texts: Sequence[str], max_tokens: int = 61) -> tuple[np.ndarray, np.ndarray]:
         """Texts -> ids [B, L] int64, mask [B, L] bool: [CLS] pieces [SEP], padded to the longest.
 
         max_tokens counts pieces alone; 61 is what VideoCLIP leaves for text: max_len 96 less 32 of video less 3
         special ones (fairseq examples/MMPT, projects/retri/videoclip/how2.yaml).
         """
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        rows = [[self.cls, *encoding.ids[:max_tokens], self.sep] for encoding in encodings]
+        rows = [[self.cls, *ids, self.sep] for ids in self.pieces_of(texts, max_tokens)]
         ids = np.full((len(rows), max(map(len, rows), default=0)), self.pad, dtype=np.int64)
         mask = np.zeros(ids.shape, dtype=bool)
         for number, row in enumerate(rows):

@@ -56,6 +56,38 @@ def read_frames(path: str | Path, damaged: str = "skip") -> Iterator[tuple[int, 
     return _decode(path) if damaged == "skip" else _repeat_damaged(path)
 
 
+def read_clip(path: str | Path, start: float, count: int, fps: float) -> np.ndarray:
+    """`count` frames at the times start, start + 1 / fps, ... seconds -> [count, H, W, 3] uint8 RGB.
+
+    At each time the last frame that has begun by then; past the end the last one. Decodes from the key frame before
+    `start`, not the whole file, and trusts the file's time stamps: for training on random clips, not for features.
+    Raises ValueError if path is not a readable video or holds no frame there.
+    """
+    with _open(path) as (container, stream):
+        zero = stream.start_time or 0
+        container.seek(zero + int(max(start, 0) / stream.time_base), stream=stream)
+        times, shown, position = [start + step / fps for step in range(count)], None, 0
+        found, converter = [], av.video.reformatter.VideoReformatter()
+
+        def show(frame):
+            image = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            return np.ascontiguousarray(np.rot90(image, frame.rotation // 90)) if frame.rotation else image
+
+        for frame in _frames_after_seek(container, stream):
+            begin = float((frame.pts - zero) * stream.time_base)
+            while position < count and begin > times[position] + 1e-6:
+                found.append(frame if shown is None else shown)
+                position += 1
+            if position == count:
+                break
+            shown = frame
+        if shown is None and not found:
+            raise ValueError(f"{path}: no frame can be decoded from {start:.1f} s on")
+        found += [shown] * (count - len(found))
+        images = {id(frame): show(frame) for frame in found}
+        return np.stack([images[id(frame)] for frame in found])
+
+
 def frame_count(path: str | Path) -> int:
     """Number of frames the file should hold, damaged ones included, by its own index. Decodes nothing."""
     with _open(path) as (container, stream):
@@ -129,6 +161,15 @@ def _open(path: str | Path):
         if stream.codec_context.name == "mjpeg":
             stream.codec_context.options = {"err_detect": "explode"}
         yield container, stream
+
+
+def _frames_after_seek(container, stream) -> Iterator[av.VideoFrame]:
+    for packet in chain(_packets(container, stream), [None]):
+        try:
+            frames = stream.codec_context.decode(packet)
+        except av.error.FFmpegError:
+            continue
+        yield from (frame for frame in frames if frame.pts is not None)
 
 
 def _rate(stream):

@@ -18,6 +18,9 @@ from thesis_lib.models.s3d import BLOCKS
 
 R50_WINDOW = (4, 7, 7)
 INCEPTION_WINDOW = (2, 7, 7)
+# Frames on each side of a window that reach its part of the map of a longer stretch (I3DR50.dense): layers with a depth
+# in time add 5 frames before the pooling by 2, and 6 places of the map after it.
+DENSE_REACH = 17
 
 
 class I3DR50(nn.Module):
@@ -64,7 +67,7 @@ class I3DR50(nn.Module):
         Averaged in windows as the official head does, whatever `head` is; over everything where a window does not fit.
         """
         x = self.feature_map(clip)
-        if _fits(R50_WINDOW, x):
+        if _fits(R50_WINDOW, x.shape[2:]):
             x = _window_mean(x, R50_WINDOW)
         head = self.blocks[-1]
         return head.proj(head.dropout(x.mean(dim=(2, 3, 4))))
@@ -79,11 +82,7 @@ class I3DR50(nn.Module):
         """A map [B, features_dim, t, h, w] -> [B, features_dim] by the head."""
         if self.head == "adaptive":
             return x.mean(dim=(2, 3, 4))
-        if not _fits(R50_WINDOW, x):
-            raise ValueError(
-                f'I3DR50 with head="window" needs 8 frames of 193 pixels or more, its map is {tuple(x.shape[2:])}: '
-                'use head="adaptive"'
-            )
+        _check_fits(R50_WINDOW, x.shape[2:])
         return _window_mean(x, R50_WINDOW).mean(dim=(2, 3, 4))
 
     def windows(self, frames, window: int = 21):
@@ -115,6 +114,42 @@ class I3DR50(nn.Module):
         for block in rest:
             x = block(x)
         return self._pool(x)
+
+    def dense(self, frames, window: int = 21):
+        """frames [N, 3, H, W] -> [N - window + 1, features_dim]: nearly what `windows` gives, many times faster.
+
+        Runs once over all frames, from the pooling by 2 in time onwards once for even and once for odd frames; the head
+        then averages the part of the map that belongs to a window. Inside a window the weights are those of `forward`,
+        its surroundings are not: `forward` puts zeros around the window at every layer with a depth in time, which
+        changes the 5 frames and then the 6 places of the map next to each border, thus all 10 places of 21 frames;
+        here these see up to DENSE_REACH frames before and after the window. Zeros are at the ends of `frames` only.
+        Equal to `windows` where no layer has a depth in time. For inference (batch norm in eval mode).
+
+        Raises ValueError as `forward`, and if `window` is below 2.
+        """
+        if window < 2:
+            raise ValueError(f"I3DR50.dense: window={window}: the network makes one place of 2 frames")
+        places, x = window // 2, frames.transpose(0, 1)[None]
+        for block in self.blocks[:2]:
+            x = block(x)
+        vectors = x.new_empty(len(frames) - 1, self.features_dim)  # row f: of frames f and f + 1
+        for phase in (0, 1):
+            part = x[:, :, phase:]
+            for block in self.blocks[2:-1]:
+                part = block(part)
+            vectors[phase::2] = self._pool_places(part, places)[0].T
+        weights = vectors.new_full((1, 1, places), 1 / places)
+        if self.head == "window":
+            weights = F.avg_pool1d(torch.eye(places)[None], R50_WINDOW[0], stride=1).mean(2)[None].to(vectors)
+        averaged = F.conv1d(vectors.T[:, None], weights, dilation=2)[:, 0].T
+        return averaged[: len(frames) - window + 1]
+
+    def _pool_places(self, x, places: int):
+        """A map [B, features_dim, t, h, w] -> [B, features_dim, t]: the head in space, for windows of `places` in t."""
+        if self.head == "adaptive":
+            return x.mean(dim=(3, 4))
+        _check_fits(R50_WINDOW, (places, *x.shape[3:]))
+        return _window_mean(x, (1, *R50_WINDOW[1:])).mean(dim=(3, 4))
 
 
 # Layers in front of the Inception blocks: output channels, kernel, stride; pools are named as in the released code.
@@ -171,7 +206,9 @@ class InceptionI3D(nn.Module):
 
     def _pooled(self, clip):
         x = self.feature_map(clip)
-        return _window_mean(x, INCEPTION_WINDOW) if _fits(INCEPTION_WINDOW, x) else x.mean(dim=(2, 3, 4), keepdim=True)
+        if _fits(INCEPTION_WINDOW, x.shape[2:]):
+            return _window_mean(x, INCEPTION_WINDOW)
+        return x.mean(dim=(2, 3, 4), keepdim=True)
 
 
 class InceptionBlock(nn.Module):
@@ -216,8 +253,16 @@ def _pad_same(x, kernel, stride):
     return F.pad(x, padding) if any(padding) else x
 
 
-def _fits(window, x):
-    return all(width <= size for width, size in zip(window, x.shape[2:], strict=True))
+def _fits(window, size):
+    return all(width <= length for width, length in zip(window, size, strict=True))
+
+
+def _check_fits(window, size):
+    if not _fits(window, size):
+        raise ValueError(
+            f'I3DR50 with head="window" needs 8 frames of 193 pixels or more, its map is {tuple(size)}: '
+            'use head="adaptive"'
+        )
 
 
 def _window_mean(x, window):

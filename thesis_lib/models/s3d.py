@@ -77,7 +77,16 @@ class S3D(nn.Module):
 
     def encode_video(self, clip):
         """clip [B, 3, T, H, W] -> [B, 512]: the vector that is compared with a text by dot product."""
-        return self.fc(self.mixed_5c(clip))
+        return self.project(self.mixed_5c(clip))
+
+    def project(self, mixed_5c, normalise: bool = False):
+        """mixed_5c [..., 1024] -> [..., 512], what encode_video gives for the same clips; normalise: to unit length.
+
+        Turns the public HowTo100M features of 1024 values into those that VideoCLIP was trained on, which have 512 and
+        unit length (antoine77340/S3D_HowTo100M issue 8; fairseq examples/MMPT scripts/video_feature_extractor).
+        """
+        vectors = self.fc(mixed_5c)
+        return F.normalize(vectors, dim=-1) if normalise else vectors
 
     def mixed_5c(self, clip):
         """clip [B, 3, T, H, W] -> [B, 1024]: the last block averaged over time and space, before `fc`."""

@@ -5,7 +5,7 @@ video a step, every `sample_rate`-th frame, feature channels masked at random. W
 epoch on the test split. The last epoch counts; the history shows all of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,13 +84,12 @@ def train(
             labels = video.labels[::sample_rate]
             x[row, :, : len(labels)] = (video.features[:, ::sample_rate] - scale["mean"]) / scale["std"]
             targets[row, : len(labels)] = labels
-        x, targets = torch.from_numpy(x).to(device), torch.from_numpy(targets).to(device)
+        x, targets = torch.from_numpy(x), torch.from_numpy(targets)
         return x, targets != IGNORE, targets
 
-    def batches(epoch: int) -> Iterator[tuple]:
-        order = np.random.default_rng([seed, epoch]).permutation(len(train_videos))
-        for start in range(0, len(order), batch_size):
-            yield collate([train_videos[index] for index in order[start : start + batch_size]])
+    def batches(epoch: int) -> list[list[int]]:
+        order = np.random.default_rng([seed, epoch]).permutation(len(train_videos)).tolist()
+        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
     def loss(batch: tuple) -> torch.Tensor:
         x, mask, targets = batch
@@ -99,7 +98,7 @@ def train(
     def evaluate(epoch: int) -> dict:
         losses = []
         for video in test_videos:
-            x, mask, targets = collate([video])
+            x, mask, targets = (tensor.to(device) for tensor in collate([video]))
             logits = model(x, mask)
             losses.append(segmentation_loss(logits, targets, smoothing).item())
             labels = logits.argmax(2)[:, 0].to("cpu", torch.uint8)
@@ -119,11 +118,13 @@ def train(
         optimizer=optimizer,
         scheduler=scheduler,
         batches=batches,
+        load=lambda indices: collate([train_videos[index] for index in indices]),
         loss=loss,
         evaluate=evaluate,
         evaluate_every=evaluate_every,
         num_epochs=num_epochs,
         precision=precision,
+        seed=seed,
         memory=memory,
         name=name or f"asformer split {split}",
     )

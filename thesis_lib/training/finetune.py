@@ -6,7 +6,7 @@ of the class names). One video a step, its windows as a batch, Adam, warm-up and
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -119,13 +119,16 @@ def train(
     def encode(clips: torch.Tensor, clip_mask: torch.Tensor) -> torch.Tensor:
         return model.encode_video_tokens(clips, clip_mask, attend_cls)
 
-    def batches(epoch: int) -> Iterator[Video]:
-        for index in np.random.default_rng([seed, epoch]).permutation(len(train_videos)):
-            yield train_videos[index]
+    def batches(epoch: int) -> list[int]:
+        return np.random.default_rng([seed, epoch]).permutation(len(train_videos)).tolist()
 
-    def loss(video: Video) -> torch.Tensor:
-        clips, clip_mask = segmentation.windows(video.features.to(device), window, stride_train)
-        targets = segmentation.window_targets(video.labels.to(device), window, stride_train)
+    def load(index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return train_videos[index].features, train_videos[index].labels
+
+    def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        features, labels = batch
+        clips, clip_mask = segmentation.windows(features, window, stride_train)
+        targets = segmentation.window_targets(labels, window, stride_train)
         return cross_entropy(class_scores()(encode(clips, clip_mask)).flatten(0, 1), targets.flatten())
 
     def score(videos: Sequence[Video]) -> tuple[float, float, list[torch.Tensor]]:
@@ -152,12 +155,14 @@ def train(
         optimizer=optimizer,
         scheduler=scheduler,
         batches=batches,
+        load=load,
         loss=loss,
         evaluate=evaluate,
         evaluate_every=evaluate_every,
         num_epochs=num_epochs,
         clip_norm=clip_norm,
         precision=precision,
+        seed=seed,
         memory=memory,
         name=name or f"fine-tuning split {split}",
     )

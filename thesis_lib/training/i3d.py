@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,9 @@ from torch.nn import functional as F
 from thesis_lib.data.video import read_frames
 from thesis_lib.extraction import prepare
 from thesis_lib.models.i3d import I3DR50
-from thesis_lib.training.loop import choose_device, cosine_decay, fit, seed_everything
+from thesis_lib.training.loop import choose_device, cosine_decay, fit, num_epochs_of, numbered, seed_everything
 
 WINDOW = 21  # frames that a feature sees
-STEPS_PER_EPOCH = 25  # of the log and of the checkpoints
 MEAN, STD = 0.45, 0.225  # of pixels in 0..1, as pytorchvideo normalises
 
 
@@ -51,12 +49,11 @@ def train(
     (Path(folder) / "config.json").write_text(json.dumps({"model": config, "classes": classes}))
     model = I3DR50(**config).to(device)
 
-    def batches(epoch: int):
-        rng = np.random.default_rng([seed, epoch])
-        for _ in range(min(STEPS_PER_EPOCH, num_steps - (epoch - 1) * STEPS_PER_EPOCH)):
-            chosen = torch.from_numpy(rng.integers(len(train_clips), size=batch_size))
-            start = int(rng.integers(clips.shape[1] - frames + 1))
-            yield normalise(train_clips[chosen, start : start + frames]).to(device), train_labels[chosen].to(device)
+    def load(item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng([seed, *item])
+        chosen = torch.from_numpy(rng.integers(len(train_clips), size=batch_size))
+        start = int(rng.integers(clips.shape[1] - frames + 1))
+        return normalise(train_clips[chosen, start : start + frames]), train_labels[chosen]
 
     def evaluate(epoch: int) -> dict:
         parts = normalise(clips[held_out, :WINDOW]).split(32)
@@ -69,10 +66,12 @@ def train(
         model=model,
         optimizer=optimizer,
         scheduler=cosine_decay(optimizer, num_steps, warmup),
-        batches=batches,
+        batches=lambda epoch: numbered(epoch, num_steps),
+        load=load,
         loss=lambda batch: F.cross_entropy(model.logits(batch[0]), batch[1]),
-        num_epochs=math.ceil(num_steps / STEPS_PER_EPOCH),
+        num_epochs=num_epochs_of(num_steps),
         evaluate=evaluate,
+        seed=seed,
         name="i3d",
     )
 

@@ -5,22 +5,23 @@ antoine77340/MIL-NCE_HowTo100M main_distributed.py: Adam, warm-up, cosine decay,
 """
 
 import json
-import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from thesis_lib.data.howto100m import Captions, nearest_captions, read_captions
 from thesis_lib.data.text import S3DWords
-from thesis_lib.data.video import frame_rate, read_frames
+from thesis_lib.data.video import frame_rate, read_clip, read_frames
 from thesis_lib.extraction import prepare
 from thesis_lib.losses import mil_nce_loss
 from thesis_lib.models.s3d import S3D
-from thesis_lib.training.loop import choose_device, cosine_decay, fit, seed_everything
+from thesis_lib.training import distributed
+from thesis_lib.training.loop import choose_device, cosine_decay, fit, num_epochs_of, numbered, seed_everything
 from thesis_lib.training.pairs import permute_texts
-
-STEPS_PER_EPOCH = 25  # of the log and of the checkpoints: random clips know no epochs
 
 
 def train(
@@ -38,14 +39,24 @@ def train(
     size: int,
     num_videos: int = 0,
     captions: str = "true",
+    fps: float = 0.0,
+    word_dim: int = 64,
+    text_hidden: int = 128,
+    loading_workers: int = 0,
+    precision: str = "fp32",
     seed: int = 0,
     device: str = "auto",
 ) -> None:
-    """Trains S3D on howto/videos/*.avi and howto/raw_caption.json; `load(folder)` gives it back.
+    """Trains S3D on howto/videos/ and howto/raw_caption.json; `load(folder)` gives it back.
 
-    frames: of a clip, consecutive · size: pixels of the short side · candidates: captions nearest to the clip's middle
-    that count as its positives (K) · num_videos: 0 for all · captions="permuted" exchanges the texts of all captions
-    with each other, which leaves nothing to learn: the control.
+    frames: of a clip · size: pixels of the short side · candidates: captions nearest to the clip's middle that count
+    as its positives (K) · num_videos: 0 for all · captions="permuted" exchanges the texts of all captions with each
+    other, which leaves nothing to learn: the control.
+    fps: 0 = small videos, kept in memory whole, of whose frames a clip takes consecutive ones · else clips are decoded
+    where they are needed, at so many frames a second (published: 16 frames at 5), by `loading_workers` processes.
+
+    Processes that torchrun starts share a batch; each clip has the texts of the whole batch as negatives. Batch norm
+    sees the clips of its own process, as in the official code. Videos that cannot be read are named and passed over.
     """
     seed_everything(seed)
     device = choose_device(device)
@@ -53,33 +64,52 @@ def train(
     if captions == "permuted":
         said = permute_texts(said, seed)
     names = [name for name in sorted(said) if len(said[name])][: num_videos or None]
-    films = {name: read_film(Path(howto) / f"videos/{name}.avi", size) for name in names}
-    names = [name for name in names if len(films[name]) >= frames]
-    rates = {name: frame_rate(Path(howto) / f"videos/{name}.avi") for name in names}
+    paths = {path.stem: path for path in sorted((Path(howto) / "videos").iterdir()) if path.stem in said}
+    films = {
+        name: on_demand(paths[name], size, fps, said[name].ends.max()) if fps else in_memory(paths[name], size)
+        for name in names
+        if name in paths
+    }
+    names = [name for name in names if name in films and films[name].length >= frames]
+    if not names:
+        raise ValueError(f"{Path(howto) / 'videos'}: not one video with captions that is {frames} frames long")
 
     words = S3DWords.of(text for name in names for text in said[name].texts)
     texts = {name: words.encode(said[name].texts) for name in names}
-    config = dict(
-        embed_dim=embed_dim, channels_div=channels_div, vocab_size=len(words) + 1, word_dim=64, text_hidden=128
-    )
-    (Path(folder) / "config.json").write_text(json.dumps({"model": config, "words": words.words, "size": size}))
+    config = dict(embed_dim=embed_dim, channels_div=channels_div, vocab_size=len(words) + 1)
+    config |= dict(word_dim=word_dim, text_hidden=text_hidden)
+    if distributed.rank() == 0:
+        (Path(folder) / "config.json").write_text(json.dumps({"model": config, "words": words.words, "size": size}))
     model = S3D(**config).to(device, memory_format=torch.channels_last_3d)  # a quarter faster on a CPU
     for head in (model.fc, model.text_module.fc2):  # small dot products leave the plateau at log(2 B) sooner
         torch.nn.init.normal_(head.weight, std=0.02)
 
-    def batches(epoch: int):
-        rng = np.random.default_rng([seed, epoch])
-        for _ in range(min(STEPS_PER_EPOCH, num_steps - (epoch - 1) * STEPS_PER_EPOCH)):
-            chosen = [names[k] for k in rng.integers(len(names), size=batch_size)]
-            starts = [int(rng.integers(len(films[name]) - frames + 1)) for name in chosen]
-            clips = torch.stack([films[n][s : s + frames] for n, s in zip(chosen, starts, strict=True)])
-            middles = [(start + frames / 2) / rates[name] for name, start in zip(chosen, starts, strict=True)]
-            bags = [texts[n][bag(said[n], m, candidates)] for n, m in zip(chosen, middles, strict=True)]
-            yield clips.to(device).movedim(2, 1).float() / 255, torch.from_numpy(np.concatenate(bags)).to(device)
+    share = distributed.world_size()
+    if batch_size % share:
+        raise ValueError(f"batch_size={batch_size} cannot be shared by {share} processes: choose a multiple")
 
-    def loss(batch):
+    def batches(epoch: int) -> list[tuple[int, int, int]]:
+        return [(*step, part) for step in numbered(epoch, num_steps) for part in range(share)]
+
+    def load(item: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        *step, part = item
+        rng = np.random.default_rng([seed, *step])
+        chosen = [names[k] for k in rng.integers(len(names), size=batch_size)]
+        starts = [int(rng.integers(films[name].length - frames + 1)) for name in chosen]
+        own = list(zip(chosen, starts, strict=True))[part * batch_size // share : (part + 1) * batch_size // share]
+        clips, bags = [], []
+        for name, start in own:
+            while (clip := films[name].clip(start, frames)) is None:
+                name = names[rng.integers(len(names))]
+                start = int(rng.integers(films[name].length - frames + 1))
+            clips.append(clip)
+            bags.append(texts[name][bag(said[name], (start + frames / 2) / films[name].rate, candidates)])
+        return torch.stack(clips), torch.from_numpy(np.concatenate(bags))
+
+    def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         clips, ids = batch
-        return mil_nce_loss(model.encode_video(clips), model.encode_text(ids))
+        video, text = model.encode_video(clips.movedim(2, 1).float() / 255), model.encode_text(ids)
+        return mil_nce_loss(distributed.gather(video), distributed.gather(text))
 
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     fit(
@@ -88,8 +118,13 @@ def train(
         optimizer=optimizer,
         scheduler=cosine_decay(optimizer, num_steps, warmup),
         batches=batches,
+        load=load,
+        accumulate=share,
+        precision=precision,
+        seed=seed,
+        workers=loading_workers,
         loss=loss,
-        num_epochs=math.ceil(num_steps / STEPS_PER_EPOCH),
+        num_epochs=num_epochs_of(num_steps),
         name="s3d" if captions == "true" else f"s3d {captions} {seed}",
     )
 
@@ -99,10 +134,39 @@ def bag(said: Captions, time: float, candidates: int) -> np.ndarray:
     return nearest_captions(said.starts, said.ends, time, candidates)
 
 
-def read_film(path: Path, size: int) -> torch.Tensor:
-    """A whole small video [T, 3, H, W] uint8, as `extraction.prepare` scales it."""
-    frames = torch.from_numpy(np.stack([frame for _, frame in read_frames(path, damaged="repeat")]))
-    return (prepare(frames, size) * 255).round().byte()
+@dataclass(frozen=True)
+class Film:
+    """A video as `length` frames, `rate` a second; clip(start, count) -> [count, 3, H, W] uint8, None if unreadable."""
+
+    length: int
+    rate: float
+    clip: Callable[[int, int], torch.Tensor | None]
+
+
+def in_memory(path: Path, size: int) -> Film:
+    """All frames of a small video."""
+    frames = _prepared([frame for _, frame in read_frames(path, damaged="repeat")], size)
+    return Film(len(frames), frame_rate(path), lambda start, count: frames[start : start + count])
+
+
+def on_demand(path: Path, size: int, fps: float, seconds: float) -> Film:
+    """A video that is opened for each of its clips; `seconds`: how much of it counts, so that it need not be opened."""
+
+    def clip(start: int, count: int) -> torch.Tensor | None:
+        try:
+            frames = _prepared(read_clip(path, start / fps, count, fps), size)
+        except ValueError as error:
+            print(f"s3d: passed over, {error}", flush=True)
+            return None
+        # Clips of a batch must be of one size, whatever the shape of their videos: the middle, filled up with black.
+        rows, columns = (size - side for side in frames.shape[2:])
+        return F.pad(frames, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+
+    return Film(int(seconds * fps), fps, clip)
+
+
+def _prepared(frames: Sequence[np.ndarray], size: int) -> torch.Tensor:
+    return (prepare(torch.from_numpy(np.stack(frames)), size) * 255).round().byte()
 
 
 def load(folder: Path) -> tuple[S3D, S3DWords, int]:

@@ -3,41 +3,33 @@
 Before every epoch FAISS groups videos whose vectors lie close together; a step draws overlapped pairs from
 `clusters_per_step` clusters, each a batch of its own, and takes the mean of their gradients: what as many GPUs do with
 a cluster each (fairseq examples/MMPT, projects/retri/videoclip/how2.yaml, tasks/retritask.py). Adam and a polynomial
-schedule as published; temperature 1, no projection.
+schedule as published; temperature 1, no projection. Processes that torchrun starts share the clusters of a step.
 """
 
+import importlib
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from thesis_lib.data.howto100m import Captions, load_videos, read_captions, read_metadata, train_val_split
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import contrastive_loss
+from thesis_lib.models.bert_weights import load_bert
 from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
-from thesis_lib.retrieval import build_clusters, video_vectors
+from thesis_lib.retrieval import build_clusters
 from thesis_lib.runs import atomic_save
-from thesis_lib.training import loop
-from thesis_lib.training.pairs import Pair, SpanLimits, aligned_pair, overlapped_pair, permute_texts
+from thesis_lib.training import distributed, loop
+from thesis_lib.training.pairs import SpanLimits
+from thesis_lib.training.tracks import Collate, Tracks, draw, encode_videos, read_parts
 
-MAX_WORD_PIECES = 61  # of a text: 96 positions less 32 of video less [CLS] and two [SEP]
-PRELOAD_BELOW = 2**31  # bytes of features; larger ones stay memory-mapped
 TRAIN, VECTORS, VALIDATION = range(3)  # streams of random numbers, so that one does not shift another
-
-
-@dataclass(frozen=True)
-class Track:
-    """A narrated video: features [seconds, D], captions, and the word piece ids of each caption."""
-
-    name: str
-    features: np.ndarray
-    captions: Captions
-    tokens: list[list[int]]
-    lengths: list[int]
 
 
 def train(
@@ -46,6 +38,7 @@ def train(
     features: Path,
     howto: Path,
     vocab: Path,
+    bert: Path | str = "",
     width: int = 64,
     video_layers: int = 2,
     text_layers: int = 2,
@@ -54,6 +47,7 @@ def train(
     videos_per_cluster: int = 16,
     clips_per_video: int = 6,
     clusters_per_step: int = 1,
+    pairs_at_once: int = 0,
     num_steps: int = 0,
     num_epochs: int = 0,
     lr: float = 2e-3,
@@ -67,6 +61,7 @@ def train(
     interruptions: int = 0,
     exact_resume: bool = True,
     val_videos: int = 32,
+    num_videos: int = 0,
     min_tokens: int = 8,
     max_tokens: int = 64,
     min_seconds: int = 3,
@@ -74,128 +69,200 @@ def train(
     seed: int = 0,
     precision: str = "fp32",
     device: str = "auto",
+    loading_workers: int = 0,
+    save_every: float = 600.0,
     name: str = "videoclip",
 ) -> None:
-    """Trains from random weights; writes weights.pt, config.json, history.csv and clusters.json into `folder`.
+    """Trains VideoCLIP; writes weights.pt, config.json, history.csv and clusters.json into `folder`.
 
-    features: <video>.npy [seconds, D]; howto: folder with raw_caption.json and HowTo100M_v1.csv; vocab: vocab.txt.
+    features, howto: see `tracks.read_tracks`, and HowTo100M_v1.csv; vocab: vocab.txt.
+    bert: folder of a published BERT that both towers start from, as the official ones do; its sizes then take the place
+        of width, text_layers and heads. "" = random weights.
     Length: `num_steps` optimizer steps or `num_epochs` of (training videos / videos_per_cluster) clusters, not both.
+    pairs_at_once: a cluster that does not fit in memory is encoded so many pairs at a time, with the gradient of the
+        whole (see `encode`); 0 = all at once.
     schedule_steps: where the linear decay ends; 0 = with the last step, published: a million.
     retrieval: "hard" clusters anew before every epoch · "frozen" those of the first epoch until an interruption, as the
         persistent workers of current fairseq keep them · "none" random videos.
     retrieval_shards: how many GPUs the search is split over, each seeing its own share of the videos.
     vector_clips: how many clips of a video make its vector for retrieval; 0 = clips_per_video, as published.
     caption_order: "permuted" moves every caption's text to a random slot of a random video, in validation too.
-    interruptions, exact_resume: with exact_resume=False optimizer and schedule start anew after each of so many evenly
-        spaced stops; with True a stop changes nothing, so there is nothing to do.
-    history.csv: epoch, loss (training), steps, pairs (both so far), val_loss (held-out videos in consecutive chunks, as
-        published) and val_loss_clusters (the same videos in retrieved clusters, comparable with loss).
+    num_videos: 0 = all training videos, else so many, spread evenly over the list.
+    interruptions, exact_resume: the training stops so many times, evenly spaced, and goes on from what was kept: with
+        exact_resume everything, so that it changes nothing; without it the weights alone, and optimizer and schedule
+        start anew, as in the thesis.
+    loading_workers: processes that draw and load clusters ahead of the training · save_every: see loop.fit.
+    history.csv: epoch, loss (training), lr, gradient_norm, steps, pairs (both so far), val_loss (held-out videos in
+        consecutive chunks, as published) and val_loss_clusters (the same videos in retrieved clusters, comparable with
+        loss).
     Raises ValueError for an unknown choice or too few videos.
     """
-    folder, features, howto = Path(folder), Path(features), Path(howto)
-    _check(retrieval, caption_order, num_steps, num_epochs)
+    options = SimpleNamespace(**locals())
+    _check(options)
     vocabulary = Vocabulary(vocab)
-    tracks = read_tracks(features, howto, vocabulary, seed if caption_order == "permuted" else None)
-    tracks, held_out = _split(tracks, howto, val_videos, seed)
+    permute_seed = seed if caption_order == "permuted" else None
+    tracks, held_out = read_parts(Path(features), Path(howto), vocabulary, val_videos, seed, permute_seed)
+    if num_videos:
+        count = min(num_videos, len(tracks))
+        tracks = tracks.only(tracks.videos.names[np.arange(count) * len(tracks) // count])
     if len(tracks) < videos_per_cluster:
         raise ValueError(
             f"{features}: {len(tracks)} training videos, fewer than videos_per_cluster={videos_per_cluster}"
         )
-
     clusters_per_epoch = len(tracks) // videos_per_cluster
-    steps_per_epoch = -(-clusters_per_epoch // clusters_per_step)
-    num_steps = num_steps or num_epochs * steps_per_epoch
-    num_epochs = -(-num_steps // steps_per_epoch)
-    restarts = set() if exact_resume else _evenly_spaced(interruptions, num_epochs)
+    options.steps_per_epoch = -(-clusters_per_epoch // clusters_per_step)
+    options.num_steps = num_steps or num_epochs * options.steps_per_epoch
+    options.num_epochs = -(-options.num_steps // options.steps_per_epoch)
 
-    config = VideoCLIPConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=width,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        video_layers=video_layers,
-        text_layers=text_layers,
-        video_dim=tracks[0].features.shape[1],
-        dropout=dropout,
-        cls_id=vocabulary.cls,
-        sep_id=vocabulary.sep,
-    )
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-    device = loop.choose_device(device)
     loop.seed_everything(seed)
-    model = VideoCLIP(config).to(device)
-    optimizer = torch.optim.Adam(
-        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=lr, betas=(0.9, 0.98), fused=True
-    )
-    scheduler = loop.polynomial_decay(optimizer, schedule_steps or num_steps, warmup)
-    as_new = deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+    given = dict(video_layers=video_layers, video_dim=tracks[0].features.shape[1], dropout=dropout)
+    given |= dict(cls_id=vocabulary.cls, sep_id=vocabulary.sep)
+    if bert:
+        start = load_bert(bert, **given)[0]
+    else:
+        given |= dict(hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width)
+        start = VideoCLIP(VideoCLIPConfig(vocab_size=len(vocabulary), text_layers=text_layers, **given))
+    config = start.config
+    if distributed.rank() == 0:
+        (Path(folder) / "config.json").write_text(json.dumps(asdict(config), indent=1))
     limits = SpanLimits(min_tokens, max_tokens, min_seconds=min_seconds, max_seconds=max_seconds)
-    collate = Collate(vocabulary, config.max_video_len, device)
-    memory = {"steps": 0, "pairs": 0, "clusters": [], "examples": []}
+    collate = Collate(vocabulary, config.max_video_len)
+    stops = _evenly_spaced(interruptions, options.num_epochs)
+    for last_epoch in [*stops, options.num_epochs]:
+        run = Pretraining(options, start, tracks, held_out, collate, limits, restarts=() if exact_resume else stops)
+        run.fit(last_epoch)
 
-    def retrieve(videos: Sequence[Track], count: int, stream: Sequence[int]) -> list[list[int]]:
-        rng, size = np.random.default_rng(stream), videos_per_cluster
-        vectors = encode_videos(model, videos, vector_clips or clips_per_video, collate, limits, rng)
-        return build_clusters(vectors, count, size, 2 * size, int(rng.integers(2**31)), shards=retrieval_shards)
 
-    def clusters_of(epoch: int) -> list[list[int]]:
-        if retrieval == "none":
-            order = np.random.default_rng([seed, epoch, VECTORS]).permutation(len(tracks))
-            return order[: clusters_per_epoch * videos_per_cluster].reshape(clusters_per_epoch, -1).tolist()
-        if retrieval == "frozen" and memory["clusters"] and epoch not in restarts:
-            order = np.random.default_rng([seed, epoch, VECTORS]).permutation(clusters_per_epoch)
-            return [memory["clusters"][index] for index in order]
-        return retrieve(tracks, clusters_per_epoch, [seed, epoch, VECTORS])
+@dataclass
+class Pretraining:
+    """A training from its first step, or from the checkpoint in its folder, to the end of some epoch."""
 
-    def batches(epoch: int) -> Iterator[tuple]:
-        if epoch in restarts:
-            optimizer.load_state_dict(deepcopy(as_new[0]))
-            scheduler.load_state_dict(deepcopy(as_new[1]))
-        memory["clusters"] = clusters = clusters_of(epoch)
-        memory["examples"].append({"epoch": epoch, "videos": [tracks[index].name for index in clusters[0]]})
-        rng = np.random.default_rng([seed, epoch, TRAIN])
-        left = (num_steps - memory["steps"]) * clusters_per_step
-        for number, cluster in enumerate(clusters[:left]):
-            picks = draw([tracks[index] for index in cluster], clips_per_video, rng, limits)
-            memory["steps"] += number % clusters_per_step == 0
-            memory["pairs"] += len(picks)
-            yield collate(picks)
+    options: SimpleNamespace  # the arguments of `train`, with num_steps, steps_per_epoch and num_epochs worked out
+    start: VideoCLIP
+    tracks: Tracks
+    held_out: Tracks
+    collate: Collate
+    limits: SpanLimits
+    restarts: Sequence[int]  # epochs after which all but the weights is lost
+    memory: dict = field(default_factory=lambda: {"epoch": 0, "pairs": 0, "clusters": [], "examples": []})
 
-    def loss(batch: tuple) -> torch.Tensor:
-        return contrastive_loss(*model(*batch))
+    def __post_init__(self):
+        options = self.options
+        self.device = loop.choose_device(options.device)
+        self.model = deepcopy(self.start).train().to(self.device)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=options.lr, betas=(0.9, 0.98), fused=True)
+        steps = options.schedule_steps or options.num_steps
+        self.scheduler = loop.polynomial_decay(self.optimizer, steps, options.warmup)
+        self.as_new = deepcopy((self.optimizer.state_dict(), self.scheduler.state_dict()))
 
-    def mean_loss(clusters: Sequence[Sequence[int]]) -> float:
-        rng = np.random.default_rng([seed, 0, VALIDATION])
-        picked = (draw([held_out[index] for index in cluster], clips_per_video, rng, limits) for cluster in clusters)
-        return float(np.mean([loss(collate(picks)).item() for picks in picked]))
+    def fit(self, last_epoch: int) -> None:
+        options = self.options
+        loop.fit(
+            options.folder,
+            model=self.model,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            batches=self.batches,
+            load=self.load,
+            loss=self.loss,
+            evaluate=self.evaluate,
+            num_epochs=last_epoch,
+            accumulate=options.clusters_per_step,
+            clip_norm=options.clip_norm,
+            precision=options.precision,
+            seed=options.seed,
+            workers=options.loading_workers,
+            save_every=options.save_every,
+            memory=self.memory,
+            name=options.name,
+            shown=("loss", "val_loss", "val_loss_clusters"),
+        )
+        if distributed.rank() == 0:
+            text = json.dumps(self.memory["examples"], indent=1)
+            atomic_save(Path(options.folder) / "clusters.json", lambda file: file.write(text.encode()))
 
-    def evaluate(epoch: int) -> dict:
-        row = {"steps": memory["steps"], "pairs": memory["pairs"]}
-        if held_out:
-            size = min(videos_per_cluster, len(held_out))
-            chunks = [range(start, start + size) for start in range(0, len(held_out) - size + 1, size)]
-            row["val_loss"] = mean_loss(chunks)
-            row["val_loss_clusters"] = mean_loss(retrieve(held_out, len(chunks), [seed, 0, VALIDATION]))
+    def batches(self, epoch: int) -> list[tuple[int, int, list[int]]]:
+        """(epoch, number, videos) of each cluster."""
+        options, memory = self.options, self.memory
+        left = (options.num_steps - (epoch - 1) * options.steps_per_epoch) * options.clusters_per_step
+        if memory["epoch"] != epoch:  # else it goes on in the middle of this epoch
+            if epoch - 1 in self.restarts:
+                self.optimizer.load_state_dict(deepcopy(self.as_new[0]))
+                self.scheduler.load_state_dict(deepcopy(self.as_new[1]))
+            clusters = self.clusters_of(epoch)
+            memory["examples"].append({"epoch": epoch, "videos": [self.tracks.name(index) for index in clusters[0]]})
+            memory["pairs"] += sum(map(len, clusters[:left])) * options.clips_per_video
+            memory |= {"epoch": epoch, "clusters": clusters}
+        return [(epoch, number, cluster) for number, cluster in enumerate(memory["clusters"][:left])]
+
+    def clusters_of(self, epoch: int) -> list[list[int]]:
+        options, count = self.options, len(self.tracks) // self.options.videos_per_cluster
+        stream = [options.seed, epoch, VECTORS]
+        if options.retrieval == "none":
+            order = np.random.default_rng(stream).permutation(len(self.tracks))
+            return order[: count * options.videos_per_cluster].reshape(count, -1).tolist()
+        if options.retrieval == "frozen" and self.memory["clusters"] and epoch - 1 not in self.restarts:
+            return [self.memory["clusters"][index] for index in np.random.default_rng(stream).permutation(count)]
+        own = self.vectors_of(self.tracks, stream, distributed.own_share())
+        vectors = distributed.interleave(own, len(self.tracks))
+        return distributed.on_first(lambda: self.group(vectors, count, stream))
+
+    def vectors_of(self, videos: Tracks, stream: Sequence[int], part: slice = slice(None)) -> np.ndarray:
+        options = self.options
+        clips, workers = options.vector_clips or options.clips_per_video, options.loading_workers
+        return encode_videos(
+            self.model, videos, clips, self.collate, self.limits, stream, part, options.precision, workers
+        )
+
+    def group(self, vectors: np.ndarray, count: int, stream: Sequence[int]) -> list[list[int]]:
+        size, picked = self.options.videos_per_cluster, int(np.random.default_rng(stream).integers(2**31))
+        return build_clusters(vectors, count, size, 2 * size, picked, shards=self.options.retrieval_shards)
+
+    def load(self, item: tuple[int, int, list[int]]) -> tuple[torch.Tensor, ...]:
+        epoch, number, cluster = item
+        rng = np.random.default_rng([self.options.seed, epoch, TRAIN, number])
+        return self.collate(self.draw(self.tracks, cluster, rng))
+
+    def draw(self, videos: Tracks, cluster: Sequence[int], rng: np.random.Generator) -> list:
+        return draw([videos[index] for index in cluster], self.options.clips_per_video, rng, self.limits)
+
+    def loss(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        return contrastive_loss(*encode(self.model, batch, self.options.pairs_at_once))
+
+    def evaluate(self, epoch: int) -> dict:
+        steps = min(self.options.num_steps, epoch * self.options.steps_per_epoch)
+        row = {"steps": steps, "pairs": self.memory["pairs"]}
+        if self.held_out:
+            count, size = len(self.held_out), min(self.options.videos_per_cluster, len(self.held_out))
+            stream = [self.options.seed, 0, VALIDATION]
+            chunks = [range(start, start + size) for start in range(0, count - size + 1, size)]
+            row["val_loss"] = self.mean_loss(chunks)
+            clusters = self.group(self.vectors_of(self.held_out, stream), len(chunks), stream)
+            row["val_loss_clusters"] = self.mean_loss(clusters)
         return row
 
-    loop.fit(
-        folder,
-        model=model,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        batches=batches,
-        loss=loss,
-        evaluate=evaluate,
-        num_epochs=num_epochs,
-        accumulate=clusters_per_step,
-        clip_norm=clip_norm,
-        precision=precision,
-        memory=memory,
-        name=name,
-        shown=("loss", "val_loss", "val_loss_clusters"),
-    )
-    text = json.dumps(memory["examples"], indent=1)
-    atomic_save(folder / "clusters.json", lambda file: file.write(text.encode()))
+    def mean_loss(self, clusters: Sequence[Sequence[int]]) -> float:
+        """Over held-out videos."""
+        rng = np.random.default_rng([self.options.seed, 0, VALIDATION])
+        loaded = (self.collate(self.draw(self.held_out, cluster, rng)) for cluster in clusters)
+        return float(np.mean([self.loss([t.to(self.device) for t in batch]).item() for batch in loaded]))
+
+
+def encode(
+    model: VideoCLIP, batch: Sequence[torch.Tensor], pairs_at_once: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both vectors of B pairs ([B, H], [B, H]), with memory for the activations of `pairs_at_once` pairs alone.
+
+    The loss needs all vectors of a cluster, the towers one pair at a time: chunks are encoded without keeping their
+    activations, and once more, with the same dropout, when the gradient at their vectors is known (Gao et al., Scaling
+    Deep Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP 2021).
+    """
+    if not 0 < pairs_at_once < len(batch[0]):
+        return model(*batch)
+    chunks = zip(*(tensor.split(pairs_at_once) for tensor in batch), strict=True)
+    video, text = zip(*(checkpoint(model, *chunk, use_reentrant=False) for chunk in chunks), strict=True)
+    return torch.cat(video), torch.cat(text)
 
 
 def load(path: str | Path) -> VideoCLIP:
@@ -210,107 +277,20 @@ def load(path: str | Path) -> VideoCLIP:
     return model.eval()
 
 
-def read_tracks(features: Path, howto: Path, vocabulary: Vocabulary, permute_seed: int | None = None) -> list[Track]:
-    """The usable narrated videos, tokenised; with permute_seed all texts are permuted over all slots first.
-
-    Prints how many videos were left out, and why.
-    """
-    captions = read_captions(howto / "raw_caption.json")
-    if permute_seed is not None:
-        captions = permute_texts(captions, permute_seed)
-    videos, skipped = load_videos(features, captions)
-    if any(skipped.values()):
-        print("videos left out: " + ", ".join(f"{len(names)} {why}" for why, names in skipped.items() if names))
-    small = sum(video.features.nbytes for video in videos) < PRELOAD_BELOW
-    tracks = []
-    for video in videos:
-        ids, mask = vocabulary.encode(video.captions.texts)
-        tokens = [row[: count - 1].tolist() for row, count in zip(ids[:, 1:], mask.sum(1) - 1, strict=True)]
-        vectors = np.array(video.features, dtype=np.float32) if small else video.features
-        tracks.append(Track(video.name, vectors, video.captions, tokens, [len(ids) for ids in tokens]))
-    return tracks
+def _evenly_spaced(interruptions: int, num_epochs: int) -> list[int]:
+    """Epochs after which it stops."""
+    stops = {round(num_epochs * number / (interruptions + 1)) for number in range(1, interruptions + 1)}
+    return sorted(stops - {0, num_epochs})
 
 
-def draw(
-    tracks: Sequence[Track], clips_per_video: int, rng: np.random.Generator, limits: SpanLimits, make=overlapped_pair
-) -> list[tuple[Track, Pair]]:
-    """`clips_per_video` positive pairs of each video, those of a video in a row."""
-    return [
-        (track, make(track.captions, track.lengths, len(track.features), rng, limits))
-        for track in tracks
-        for _ in range(clips_per_video)
-    ]
+def _check(options: SimpleNamespace) -> None:
+    for key, known in {"retrieval": ("hard", "frozen", "none"), "caption_order": ("true", "permuted")}.items():
+        if getattr(options, key) not in known:
+            raise ValueError(f"{key}={getattr(options, key)!r}: choose one of {', '.join(known)}")
+    if (options.num_steps > 0) == (options.num_epochs > 0):
+        raise ValueError(f"num_steps={options.num_steps}, num_epochs={options.num_epochs}: give one of them")
 
 
-class Collate:
-    """Pairs -> features [B, N, D], mask [B, N], ids [B, L], mask [B, L] on a device, padded to the longest."""
-
-    def __init__(self, vocabulary: Vocabulary, max_video_len: int, device: torch.device):
-        self.vocabulary, self.max_video_len, self.device = vocabulary, max_video_len, device
-
-    def __call__(self, picks: Sequence[tuple[Track, Pair]]) -> tuple[torch.Tensor, ...]:
-        clips = [track.features[pair.start : min(pair.end, pair.start + self.max_video_len)] for track, pair in picks]
-        texts = [sum(track.tokens[pair.first : pair.last], [])[:MAX_WORD_PIECES] for track, pair in picks]
-        texts = [[self.vocabulary.cls, *text, self.vocabulary.sep] for text in texts]
-        features, video_mask = _pad(clips, 0.0, np.float32)
-        ids, text_mask = _pad(texts, self.vocabulary.pad, np.int64)
-        return tuple(torch.from_numpy(array).to(self.device) for array in (features, video_mask, ids, text_mask))
-
-
-def _pad(rows: Sequence, value: float, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [n, ...] of different n -> array [B, max n, ...] and the mask [B, max n] of what is theirs."""
-    counts = [len(row) for row in rows]
-    padded = np.full((len(rows), max(counts), *np.shape(rows[0])[1:]), value, dtype)
-    for row, into, count in zip(rows, padded, counts, strict=True):
-        into[:count] = row
-    return padded, np.arange(max(counts)) < np.array(counts)[:, None]
-
-
-@torch.no_grad()
-def encode_videos(
-    model: VideoCLIP,
-    tracks: Sequence[Track],
-    clips_per_video: int,
-    collate: Collate,
-    limits: SpanLimits,
-    rng: np.random.Generator,
-    videos_per_batch: int = 64,
-) -> np.ndarray:
-    """z_V [V, H] of each video: the mean over aligned clips of (video vector + text vector) / 2, in eval mode."""
-    was_training = model.training
-    model.eval()
-    vectors = []
-    for start in range(0, len(tracks), videos_per_batch):
-        picks = draw(tracks[start : start + videos_per_batch], clips_per_video, rng, limits, aligned_pair)
-        video, text = model(*collate(picks))
-        vectors.append(video_vectors(video.float().cpu(), text.float().cpu(), clips_per_video))
-    model.train(was_training)
-    return np.concatenate(vectors)
-
-
-def _split(tracks: list[Track], howto: Path, val_videos: int, seed: int) -> tuple[list[Track], list[Track]]:
-    """(training, held-out) videos, the same share of every category in both."""
-    if not val_videos:
-        return tracks, []
-    names = [track.name for track in tracks]
-    _, held_out = train_val_split(read_metadata(howto / "HowTo100M_v1.csv"), names, val_videos, seed)
-    held_out = set(held_out)
-    return [t for t in tracks if t.name not in held_out], [t for t in tracks if t.name in held_out]
-
-
-def _evenly_spaced(interruptions: int, num_epochs: int) -> set[int]:
-    """Epochs that begin after a stop: never the first one."""
-    stops = {1 + round(num_epochs * number / (interruptions + 1)) for number in range(1, interruptions + 1)}
-    return stops - {1}
-
-
-def _check(retrieval: str, caption_order: str, num_steps: int, num_epochs: int) -> None:
-    choices = {
-        "retrieval": (retrieval, ("hard", "frozen", "none")),
-        "caption_order": (caption_order, ("true", "permuted")),
-    }
-    for key, (value, known) in choices.items():
-        if value not in known:
-            raise ValueError(f"{key}={value!r}: choose one of {', '.join(known)}")
-    if (num_steps > 0) == (num_epochs > 0):
-        raise ValueError(f"num_steps={num_steps}, num_epochs={num_epochs}: give one of them")
+if __name__ == "__main__":  # by name, not by an import statement: or results would depend on the code of the commands
+    main = importlib.import_module("thesis_lib.cli").main
+    sys.exit(main(["stage", "pretraining", "recipe=reference", *sys.argv[1:]]))

@@ -1,0 +1,86 @@
+"""Several processes, started by torchrun with gloo on the CPU, do what one does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tests.training import team, test_s3d, test_videoclip
+from thesis_lib.losses import mil_nce_loss
+from thesis_lib.training import s3d, videoclip
+
+ROOT = Path(__file__).parents[2]
+
+
+def torchrun(processes, *arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command += ["-m", "tests.training.team", *map(str, arguments)]
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
+def test_gathered_negatives_give_the_gradient_of_the_whole_batch(tmp_path):
+    torchrun(4, "mil_nce", tmp_path)
+    loss, *gradients = torch.load(tmp_path / "gradients.pt")
+    models = team.towers()
+    whole = mil_nce_loss(*(model(x) for model, x in zip(models, team.clips_and_texts(), strict=True)))
+    whole.backward()
+    torch.testing.assert_close(loss, whole.detach(), rtol=1e-12, atol=0)
+    weights = [parameter for model in models for parameter in model.parameters()]
+    for weight, gradient in zip(weights, gradients, strict=True):
+        torch.testing.assert_close(gradient, weight.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_shares_errors_and_values(tmp_path):
+    torchrun(2, "helpers", tmp_path)
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["whole"] == [[row, row] for row in range(7)]
+        assert found["said"] == "division by zero" and found["number"] == 5
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_videoclip_on_processes_is_videoclip_on_one(tmp_path, processes):
+    """4 clusters a step and 2 in the last step of an epoch, dropout, clipping, chunks, retrieval by all processes."""
+    root = tmp_path / "howto"
+    test_videoclip.write_howto(root)
+    settings = test_videoclip.SMALL | dict(num_steps=5, clusters_per_step=4, dropout=0.1, pairs_at_once=20, seed=3)
+    settings |= dict(features=str(root / "features"), howto=str(root), vocab=str(root / "vocab.txt"))
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    alone.mkdir(), together.mkdir()
+    team.train(alone, "videoclip", json.dumps(settings))
+    printed = torchrun(processes, "train", together, "videoclip", json.dumps(settings))
+    assert printed.count("epoch 1/3") == 1 and printed.count("videos left out") == 1
+    histories = [pd.read_csv(folder / "history.csv") for folder in (alone, together)]
+    pd.testing.assert_frame_equal(*histories, rtol=1e-4)
+    assert (alone / "clusters.json").read_text() == (together / "clusters.json").read_text()
+    one, many = (videoclip.load(folder).state_dict() for folder in (alone, together))
+    for name, value in one.items():
+        # Adam moves a weight by about the learning rate whatever its gradient is; 1e-4 is a fortieth of one step.
+        torch.testing.assert_close(many[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_s3d_learns_on_two_processes(tmp_path):
+    """Batch norm sees the clips of its own process alone, as in the official code, so weights differ a little."""
+    howto = tmp_path / "howto"
+    test_s3d.write_howto(howto, num_videos=3)
+    settings = test_s3d.SMALL | dict(num_steps=3, howto=str(howto), batch_size=8)
+    losses = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        run = torchrun if processes > 1 else lambda _, program, *arguments: getattr(team, program)(*arguments)
+        run(processes, "train", folder, "s3d", json.dumps(settings))
+        losses.append(pd.read_csv(folder / "history.csv")["loss"].to_numpy())
+        assert s3d.load(folder)[1].words
+    np.testing.assert_allclose(*losses, rtol=0.05)
+    with pytest.raises(AssertionError, match="batch_size=15 cannot be shared by 2 processes"):
+        torchrun(2, "train", tmp_path, "s3d", json.dumps(settings | dict(batch_size=15)))
