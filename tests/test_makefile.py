@@ -31,10 +31,20 @@ def test_a_fresh_checkout_installs_torch_first_then_runs(checkout):
 
 def test_an_installed_checkout_installs_again_only_for_new_pins(checkout):
     (checkout / ".venv").mkdir()
-    (checkout / ".venv" / "installed").touch()
+    for stamp in ("installed", "oracle"):
+        (checkout / ".venv" / stamp).touch()
     assert "pip" not in make(checkout, "-n", "test").stdout
     assert "pytest tests notebooks --nbval-lax" in make(checkout, "-n", "test").stdout
     assert "pip" in make(checkout, "-n", "-W", "pyproject.toml", "test").stdout
+
+
+def test_the_official_code_is_installed_for_tests_alone(checkout):
+    lines = make(checkout, "-n", "test").stdout.splitlines()
+    steps = ["-e '.[cpu,dev]'", "-e '.[fairseq]'", "pip install --quiet --no-deps fairseq==", "-m pytest tests"]
+    at = [next(number for number, line in enumerate(lines) if step in line) for step in steps]
+    assert at == sorted(at) and lines[at[2]].count("fairseq==") == 1
+    for target in ("report", "lab"):
+        assert "fairseq" not in make(checkout, "-n", target).stdout
 
 
 def test_another_python_is_refused_in_one_line(checkout):

@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from benchmarks import mmpt
 from thesis_lib import segmentation
-from thesis_lib.data.howto100m import Captions
+from thesis_lib.data.captions import Captions
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import contrastive_loss
 from thesis_lib.models.official import load_official, save_official_videoclip

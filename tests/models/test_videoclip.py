@@ -200,3 +200,24 @@ def test_an_untrained_loss_is_that_of_chance():
     model = small()
     video, text = model(torch.zeros(8, 4, 6), None, torch.full((8, 3), 5), None)
     assert contrastive_loss(video, text).item() == pytest.approx(2 * math.log(8))
+
+
+def test_large_batches_get_what_each_row_gets_alone():
+    """Above 128 rows those of like length go together; order, masks of early tokens and gradients stay their own."""
+    model, torch_rng = small(), torch.Generator().manual_seed(0)
+    features, ids = torch.randn(300, 20, 6), torch.randint(5, 50, (300, 15), generator=torch_rng)
+    seconds, words = (torch.randint(low, high, (300, 1), generator=torch_rng) for low, high in ((1, 21), (2, 16)))
+    video_mask, text_mask = torch.arange(20) < seconds, torch.arange(15) < words
+    video_mask[5, 0] = text_mask[7, 1] = False  # a hole, not padding
+    text_mask[7, 2] = True
+    video, text = model(features, video_mask, ids, text_mask)
+    (video.square().sum() + text.square().sum()).backward()
+    together = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    for row in range(300):
+        one = slice(row, row + 1)
+        alone = model(features[one], video_mask[one], ids[one], text_mask[one])
+        assert torch.allclose(alone[0], video[one], atol=1e-5) and torch.allclose(alone[1], text[one], atol=1e-5)
+        (alone[0].square().sum() + alone[1].square().sum()).backward()
+    alone = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(together, alone, strict=True))

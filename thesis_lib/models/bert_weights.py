@@ -92,9 +92,7 @@ def _own_config(folder):
         raise ValueError(f"{folder}/config.json: not a JSON object")
     for name, value in ASSUMED.items():
         if settings.get(name, value) != value:
-            raise ValueError(
-                f"{folder}/config.json: {name} is {settings[name]!r}, of VideoCLIP's towers it is {value!r}"
-            )
+            raise ValueError(f"{folder}/config.json: {name} is {settings[name]!r}, VideoCLIP has {value!r}")
     absent = [name for name in SIZES.values() if not isinstance(settings.get(name), int)]
     if absent:
         raise ValueError(f"{folder}/config.json: {absent[0]} is {settings.get(absent[0])!r}, expected a number")

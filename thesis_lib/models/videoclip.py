@@ -54,10 +54,12 @@ class VideoCLIP(nn.Module):
 
     def encode_video(self, features, mask=None, attend_cls: bool = True):
         """One vector a clip: features [B, N, D], mask [B, N] bool (True = a second of the clip) -> [B, H]."""
-        mask = _all(features) if mask is None else mask.bool()
-        states = self.video_encoder(features, mask, attend_cls)
-        counted = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        return _masked_mean(states[:, 1:], counted)
+
+        def encode(features, mask):
+            states = self.video_encoder(features, mask, attend_cls)
+            return _masked_mean(states[:, 1:], F.pad(mask, (0, 1), value=True))
+
+        return _by_length(encode, features, _all(features) if mask is None else mask.bool())
 
     def encode_video_tokens(self, features, mask=None, attend_cls: bool = True):
         """One vector a second: features [B, N, D], mask [B, N] bool -> [B, N, H]."""
@@ -66,8 +68,11 @@ class VideoCLIP(nn.Module):
 
     def encode_text(self, ids, mask=None):
         """One vector a text: ids [B, L] = [CLS] words [SEP] padding, mask [B, L] bool (True = a word) -> [B, H]."""
-        mask = _all(ids) if mask is None else mask.bool()
-        return _masked_mean(self.text_encoder(ids, mask)[:, 1:], mask[:, 1:])
+
+        def encode(ids, mask):
+            return _masked_mean(self.text_encoder(ids, mask)[:, 1:], mask[:, 1:])
+
+        return _by_length(encode, ids, _all(ids) if mask is None else mask.bool())
 
     def classify_tokens(self, features, mask=None, attend_cls: bool = False):
         """Class scores of every second: features [B, N, D], mask [B, N] bool -> [B, N, num_classes].
@@ -217,6 +222,18 @@ def _initialise(module):
 
 def _all(tokens):
     return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+
+
+def _by_length(encode, tokens, mask, rows_at_once=128):
+    """encode(tokens, mask) [B, H] without most of the padding: rows of like length together, cut to their longest."""
+    lengths = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(dim=1).clamp(min=1)
+    order = lengths.argsort(stable=True) if len(lengths) > rows_at_once else torch.arange(len(lengths))
+    longest = [int(lengths[rows].max()) for rows in order.split(rows_at_once)]
+    vectors = [
+        encode(tokens[rows, :length], mask[rows, :length])
+        for rows, length in zip(order.split(rows_at_once), longest, strict=True)
+    ]
+    return torch.cat(vectors)[order.argsort()]
 
 
 def _masked_mean(states, mask):
