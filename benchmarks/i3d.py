@@ -110,8 +110,8 @@ def main() -> None:
         relative = (found - features["loop"]).norm() / features["loop"].norm()
         cosine = F.cosine_similarity(found, features["loop"]).min()
         print(
-            f"{name}: {ratio(seconds, 'loop', name):.1f} times faster than the loop; largest deviation {largest:.1e} of "
-            f"the largest value, relative error {relative:.1e}, lowest cosine {cosine:.6f}"
+            f"{name}: {ratio(seconds, 'loop', name):.1f} times faster than the loop; largest deviation {largest:.1e} "
+            f"of the largest value, relative error {relative:.1e}, lowest cosine {cosine:.6f}"
         )
 
 
