@@ -173,6 +173,14 @@ def test_video_span_grows_as_the_official_walk_does(centre, length, seconds):
     assert p_value(drawn, walk(centre, length, seconds)) > 1e-3
 
 
+@pytest.mark.parametrize("wanted, longest", [(3, 256), (4, 256), (9, 3)])
+def test_text_grows_as_the_official_walk_does(wanted, longest):
+    rng, limits = np.random.default_rng(0), SpanLimits(wanted, wanted, longest)
+    captions, lengths = Captions(np.arange(7.0), np.arange(7.0) + 1, [""] * 7), [1, 2, 1, 0, 1, 2, 1]
+    drawn = Counter(pairs.text_span(captions, lengths, rng, limits) for _ in range(20_000))
+    assert p_value(drawn, grow_text(captions, lengths, wanted, limits)) > 1e-3
+
+
 @pytest.mark.parametrize(
     "starts, ends, lengths, seconds",
     [
