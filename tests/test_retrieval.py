@@ -114,6 +114,93 @@ def test_inverted_file_on_fewer_videos_than_its_512_cells():
     assert retrieval.build_clusters(vectors[:1], 3, 16, 32, seed=0, exact_below=0) == [[0]] * 3
 
 
+def topics(videos, dim=16, seed=0):
+    """Vectors around videos // 50 centres."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(videos // 50, dim))
+    return (centres[rng.integers(len(centres), size=videos)] + rng.normal(0, 0.3, (videos, dim))).astype(np.float32)
+
+
+def test_exact_below_a_size_and_cells_from_there_on():
+    vectors = topics(300)
+    kinds = [type(retrieval.index_of(vectors, exact_below=size)).__name__ for size in (301, 300)]
+    assert kinds == ["IndexFlatL2", "IndexIVFFlat"]
+    assert type(retrieval.index_of(vectors)).__name__ == "IndexFlatL2"
+
+
+def test_more_visited_cells_find_more_neighbours():
+    vectors = uniform((6000, 16), 0)
+    exact = retrieval.search(retrieval.index_of(vectors), vectors[:200], 32)
+    found = {}
+    for visited in (1, 8, 125):
+        near = retrieval.search(retrieval.index_of(vectors, 0, 512, visited), vectors[:200], 32)
+        found[visited] = np.mean([np.isin(a, b).mean() for a, b in zip(exact, near, strict=True)])
+    assert found[1] < found[8] < found[125] == 1  # 6000 // 48 cells: all are visited
+
+
+def test_the_released_single_cell_makes_short_clusters_and_eight_do_not():
+    vectors = topics(3000)
+    sizes = {
+        visited: [len(c) for c in retrieval.build_clusters(vectors, 90, 32, 64, 0, exact_below=0, nprobe=visited)]
+        for visited in (1, 8)
+    }
+    assert min(sizes[1]) < 32 and set(sizes[8]) == {32}
+
+
+@pytest.mark.parametrize("exact_below", [0, 10_000])
+def test_each_shard_searches_its_own_videos_alone(exact_below):
+    """Eight runs on every eighth video, as eight GPUs do: the same clusters in another order."""
+    vectors = topics(1600)
+    clusters = retrieval.build_clusters(
+        vectors, 40, 8, 16, 0, include_centre=True, shards=8, exact_below=exact_below, nprobe=512
+    )
+    assert sorted(cluster[0] % 8 for cluster in clusters) == sorted(5 * list(range(8)))
+    near = {shard: neighbours(vectors[shard::8], 16) for shard in range(8)}
+    for cluster in clusters:
+        shard, own = cluster[0] % 8, [video // 8 for video in cluster]
+        assert {video % 8 for video in cluster} == {shard} and set(own) <= near[shard][own[0]]
+
+
+def test_neighbours_are_farther_within_a_shard():
+    vectors = topics(1600)
+
+    def spread(shards):
+        clusters = retrieval.build_clusters(vectors, 50, 16, 32, 0, shards=shards)
+        return np.mean([vectors[cluster].std(0).mean() for cluster in clusters])
+
+    assert spread(8) > 1.2 * spread(1)
+
+
+def test_one_shard_works_without_a_copy_of_the_vectors(monkeypatch):
+    seen = []
+    index_of = retrieval.index_of
+    monkeypatch.setattr(retrieval, "index_of", lambda vectors, *args: seen.append(vectors) or index_of(vectors, *args))
+    vectors = topics(200)
+    retrieval.build_clusters(vectors, 4, 4, 8, 0)
+    retrieval.build_clusters(vectors, 4, 4, 8, 0, shards=2)
+    assert np.shares_memory(seen[0], vectors) and [len(own) for own in seen] == [200, 100, 100]
+
+
+def test_cells_are_trained_on_48_videos_each():
+    index = retrieval.empty_index(topics(2000), 0, 4, 1, seed=0)
+    assert index.is_trained and index.ntotal == 0 and index.nlist == 4
+    assert index.cp.max_points_per_centroid == 48  # released: the first 512 * 48 vectors
+
+
+def test_a_gpu_is_used_where_faiss_finds_one(monkeypatch):
+    moved = []
+    monkeypatch.setattr(retrieval.faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(
+        retrieval.faiss,
+        "index_cpu_to_all_gpus",
+        lambda index, ngpu: moved.append((index.is_trained, index.ntotal, ngpu)) or index,
+        raising=False,
+    )
+    for exact_below in (0, 1000):
+        assert len(retrieval.build_clusters(topics(400), 5, 4, 8, 0, exact_below=exact_below)) == 5
+    assert moved == [(True, 0, 1)] * 2  # trained where the result is the same, filled there
+
+
 def test_identical_videos_keep_their_clusters():
     clusters = retrieval.build_clusters(np.ones((20, 3)), 20, 4, 4, seed=0, include_centre=True)
     assert sorted(cluster[0] for cluster in clusters) == list(range(20))

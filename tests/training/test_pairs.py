@@ -5,6 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from thesis_lib.data.howto100m import Captions
 from thesis_lib.training import pairs
@@ -89,28 +92,147 @@ def test_video_lasts_a_random_number_of_seconds_around_a_moment_of_the_text():
     assert abs(centres.mean() - 502) < 0.5 and centres.std() > 1  # around the text, not always in its middle
 
 
-def test_video_span_grows_as_the_official_walk_does():
-    """Against the second-by-second walk: the same distribution of starts, with borders on both sides."""
-
-    def walk(centre, length, seconds, rng):
-        start = end = centre
-        while (start > 0 or end < seconds) and end - start < length:
+def walk(centre, length, seconds):
+    """Probability of each span of the released second-by-second growth (VideoClipSamplingProcessor)."""
+    spans = {(centre, centre): 1.0}
+    for _ in range(min(length, seconds)):
+        grown = Counter()
+        for (start, end), chance in spans.items():
             if start <= 0:
-                end += 1
+                grown[start, end + 1] += chance
             elif end >= seconds:
-                start -= 1
-            elif rng.random() > 0.5:
-                end += 1
+                grown[start - 1, end] += chance
             else:
-                start -= 1
-        return start, end
+                grown[start, end + 1] += chance / 2
+                grown[start - 1, end] += chance / 2
+        spans = grown
+    return spans
 
+
+def grow_text(captions, lengths, wanted, limits):
+    """Probability of each text span for a wanted number of tokens (TextClipSamplingProcessor)."""
+    count, done = len(captions), Counter()
+    growing = Counter({(first, first + 1): 1 / count for first in range(count)})
+    while growing:
+        (first, last), chance = growing.popitem()
+        enough = sum(lengths[first:last]) >= wanted
+        if (
+            enough
+            or captions.ends[last - 1] - captions.starts[first] >= limits.max_text_seconds
+            or last - first == count
+        ):
+            done[first, last] += chance
+        elif first == 0 or last == count:
+            growing[(first, last + 1) if first == 0 else (first - 1, last)] += chance
+        else:
+            growing[first, last + 1] += chance / 2
+            growing[first - 1, last] += chance / 2
+    return done
+
+
+def all_pairs(captions, lengths, seconds, limits):
+    """Probability of every pair that OverlappedAligner can draw."""
+    found = Counter()
+    tokens, durations = (
+        range(limits.min_tokens, limits.max_tokens + 1),
+        range(limits.min_seconds, limits.max_seconds + 1),
+    )
+    for wanted in tokens:
+        for (first, last), chance in grow_text(captions, lengths, wanted, limits).items():
+            low, high = math.floor(captions.starts[first]), math.ceil(captions.ends[last - 1])
+            for moment in range(low, high + 1):
+                for length in durations:
+                    share = chance / len(tokens) / (high - low + 1) / len(durations)
+                    for span, part in walk(max(0, min(seconds - 1, moment)), length, seconds).items():
+                        found[pairs.Pair(first, last, *span)] += share * part
+    assert math.isclose(sum(found.values()), 1)
+    return found
+
+
+def p_value(drawn, expected):
+    """Of a chi-square test of draws against probabilities; 0 if something impossible was drawn."""
+    if set(drawn) - set(expected):
+        return 0.0
+    total = sum(drawn.values())
+    usual = [outcome for outcome, chance in expected.items() if chance * total >= 5]
+    seen, awaited = [drawn[outcome] for outcome in usual], [expected[outcome] * total for outcome in usual]
+    rest = 1 - sum(awaited) / total
+    if rest > 1e-9:
+        seen, awaited = [*seen, total - sum(seen)], [*awaited, rest * total]
+    return chisquare(seen, awaited).pvalue if len(seen) > 1 else 1.0
+
+
+@pytest.mark.parametrize(
+    "centre, length, seconds",
+    [(10, 6, 40), (1, 8, 40), (38, 8, 40), (2, 7, 8), (3, 9, 5), (0, 1, 1), (0, 5, 9), (8, 5, 9), (20, 32, 60)],
+)
+def test_video_span_grows_as_the_official_walk_does(centre, length, seconds):
+    """One binomial number has the distribution of the walk, borders on both sides included."""
     rng = np.random.default_rng(0)
-    for centre, length, seconds in [(10, 6, 40), (1, 8, 40), (38, 8, 40), (2, 7, 8), (3, 9, 5), (0, 1, 1)]:
-        ours = Counter(pairs.video_span(centre, length, seconds, rng) for _ in range(4000))
-        theirs = Counter(walk(centre, length, seconds, rng) for _ in range(4000))
-        for span in ours | theirs:
-            assert abs(ours[span] - theirs[span]) < 250, (centre, length, seconds, span)
+    drawn = Counter(pairs.video_span(centre, length, seconds, rng) for _ in range(20_000))
+    assert p_value(drawn, walk(centre, length, seconds)) > 1e-3
+
+
+@pytest.mark.parametrize("wanted, longest", [(3, 256), (4, 256), (9, 3)])
+def test_text_grows_as_the_official_walk_does(wanted, longest):
+    rng, limits = np.random.default_rng(0), SpanLimits(wanted, wanted, longest)
+    captions, lengths = Captions(np.arange(7.0), np.arange(7.0) + 1, [""] * 7), [1, 2, 1, 0, 1, 2, 1]
+    drawn = Counter(pairs.text_span(captions, lengths, rng, limits) for _ in range(20_000))
+    assert p_value(drawn, grow_text(captions, lengths, wanted, limits)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "starts, ends, lengths, seconds",
+    [
+        ([1.5, 4.0, 7.2], [3.5, 6.9, 9.9], [2, 3, 1], 12),  # in the middle
+        ([-4.0, 0.5], [-2.5, 2.0], [1, 4], 6),  # before the first second
+        ([2.0, 9.0], [3.0, 14.0], [3, 1], 8),  # after the last one
+        ([3.0], [3.0], [9], 20),  # a single caption, without duration
+        ([0.0, 2.0, 2.0, 5.0], [6.0, 3.0, 8.0, 6.0], [1, 1, 1, 1], 7),  # they overlap, and one stops growth: 6 s
+        ([0.2], [0.7], [1], 1),  # a video of one second
+    ],
+)
+def test_pairs_have_the_distribution_of_the_released_sampler(starts, ends, lengths, seconds):
+    captions = Captions(np.array(starts), np.array(ends), [""] * len(starts))
+    for limits in (SpanLimits(2, 5, 6.0, 3, 6), SpanLimits(1, 1, 256.0, 1, 3)):
+        rng = np.random.default_rng(0)
+        drawn = Counter(pairs.overlapped_pair(captions, lengths, seconds, rng, limits) for _ in range(8_000))
+        assert p_value(drawn, all_pairs(captions, lengths, seconds, limits)) > 1e-3
+
+
+CAPTION = st.tuples(st.floats(-20, 150), st.floats(0, 40), st.integers(0, 20))
+LIMIT = st.builds(
+    lambda tokens, more, longest, low, high: SpanLimits(tokens, tokens + more, longest, low, low + high),
+    *(st.integers(1, 20), st.integers(0, 60), st.floats(0, 256), st.integers(0, 10), st.integers(0, 32)),
+)
+
+
+@given(st.lists(CAPTION, min_size=1, max_size=15), st.integers(1, 130), LIMIT, st.integers(0, 2**31))
+@settings(deadline=None)
+def test_every_rule_for_any_video(rows, seconds, limits, seed):
+    rows = sorted(rows)
+    captions = Captions(np.array([a for a, *_ in rows]), np.array([a + b for a, b, _ in rows]), [""] * len(rows))
+    lengths = [tokens for *_, tokens in rows]
+    pair = pairs.overlapped_pair(captions, lengths, seconds, np.random.default_rng(seed), limits)
+
+    # The text is a run of captions. It stopped when it was due, and not later: some order of growth leads to it.
+    assert 0 <= pair.first < pair.last <= len(rows)
+    wanted = range(limits.min_tokens, limits.max_tokens + 1)
+    assert any((pair.first, pair.last) in grow_text(captions, lengths, tokens, limits) for tokens in wanted)
+    # The video has as many seconds as were drawn, or all; none of them lies outside, and one at the least is shown.
+    length = pair.end - pair.start
+    assert 0 <= pair.start < pair.end <= seconds
+    assert min(max(1, limits.min_seconds), seconds) <= length <= max(1, limits.max_seconds)
+    # It touches a moment of the text, moved into the video.
+    low, high = math.floor(captions.starts[pair.first]), math.ceil(captions.ends[pair.last - 1])
+    assert pair.start <= max(0, min(seconds - 1, high)) and max(0, min(seconds - 1, low)) <= pair.end
+
+    again = pairs.overlapped_pair(captions, lengths, seconds, np.random.default_rng(seed), limits)
+    assert pair == again
+    aligned = pairs.aligned_pair(captions, lengths, seconds, np.random.default_rng(seed), limits)
+    assert (aligned.first, aligned.last) == (pair.first, pair.last)  # the same text from the same numbers
+    assert aligned.start == max(0, min(seconds - 1, low))
+    assert aligned.end == max(aligned.start + 1, min(high, seconds, aligned.start + max(1, limits.max_seconds)))
 
 
 def test_from_0_seconds_as_the_thesis_says_still_shows_one():
