@@ -49,7 +49,7 @@ def test_every_import_has_its_pin(folder, extras):
     pinned = {name_of(one) for one in PROJECT["dependencies"] + [one for extra in extras for one in EXTRAS[extra]]}
     providers = packages_distributions()
     optional = {"fairseq", "omegaconf", "transformers"}  # imported where present
-    here = {"benchmarks", "toy"}  # toy: written by a test
+    here = {"benchmarks", "tests", "toy"}  # toy: written by a test
     missing = {
         module: providers.get(module)
         for module in imported(ROOT / folder) - optional - here
