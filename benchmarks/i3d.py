@@ -76,7 +76,7 @@ def video(count: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument("--windows", type=int, default=12, help="of the loop and the exact mode; the dense one: 10 x")
+    parser.add_argument("--windows", type=int, default=16, help="of the loop and the exact mode; dense: 10 times more")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
