@@ -14,8 +14,8 @@ def test_rows_come_back(tmp_path_factory, lengths):
     rng = np.random.default_rng(0)
     rows = [rng.standard_normal((length, 3)).astype(np.float32) for length in lengths]
     with RaggedWriter(path, np.float32, (3,)) as writer:
-        for row in rows:
-            writer.append(row)
+        for some in (rows[:7], rows[7:]):
+            writer.append(np.concatenate([np.empty((0, 3)), *some]), list(map(len, some)))
     ragged = Ragged.open(path)
     assert len(ragged) == len(rows) and all(np.array_equal(a, b) for a, b in zip(ragged, rows, strict=False))
     data, starts = np.load(f"{path}_data.npy"), np.load(f"{path}_starts.npy")
@@ -24,7 +24,7 @@ def test_rows_come_back(tmp_path_factory, lengths):
 
 def test_stays_on_disk_and_is_checked(tmp_path):
     with RaggedWriter(tmp_path / "r", np.int32) as writer:
-        writer.append([1, 2, 3])
+        writer.append([1, 2, 3], [3])
     ragged = Ragged.open(tmp_path / "r")
     assert isinstance(ragged.data, np.memmap) and isinstance(ragged.starts, np.memmap)
     np.save(tmp_path / "r_starts.npy", np.array([0, 2]))

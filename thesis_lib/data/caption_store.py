@@ -10,6 +10,7 @@ folder/items_*.npy    a row a caption: UTF-8 bytes of its text, or int32 word pi
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -94,16 +95,13 @@ def write_store(
             for step in clean:
                 said = step(said)
             names.append(name)
-            spans.append(np.stack([said.starts, said.ends], axis=1))
-            for item in map(_bytes, said.texts) if encode is None else encode(said.texts):
-                items.append(item)
+            spans.append(np.stack([said.starts, said.ends], axis=1), [len(said)])
+            rows = [text.encode() for text in said.texts] if encode is None else encode(said.texts)
+            data = np.frombuffer(b"".join(rows), np.uint8) if encode is None else list(chain.from_iterable(rows))
+            items.append(data, [len(row) for row in rows])
     NameIndex(names)
     np.save(folder / "names.npy", np.array(names, np.str_))
     return len(names)
-
-
-def _bytes(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode(), np.uint8)
 
 
 def main() -> None:

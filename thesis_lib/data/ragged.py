@@ -3,6 +3,7 @@
 The layout is that of fairseq examples/MMPT, mmpt/utils/shardedtensor.py, which can read what is written here.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -34,16 +35,18 @@ class Ragged:
 
 
 class RaggedWriter:
-    """Writes a `Ragged` row by row, with none of them kept in memory. A context manager."""
+    """Writes a `Ragged` some rows at a time, with none of them kept in memory. A context manager."""
 
     def __init__(self, path: str | Path, dtype: type, width: tuple[int, ...] = ()):
         self._data = _GrowingArray(f"{path}_data.npy", dtype, width)
         self._starts = _GrowingArray(f"{path}_starts.npy", np.int64)
         self._starts.extend([0])
 
-    def append(self, row: np.ndarray) -> None:
-        self._data.extend(row)
-        self._starts.extend([self._data.length])
+    def append(self, data: np.ndarray, lengths: Sequence[int]) -> None:
+        """Rows of these lengths, one after the other in data."""
+        starts = self._data.length + np.cumsum(lengths, dtype=np.int64)
+        self._data.extend(data)
+        self._starts.extend(starts)
 
     def __enter__(self) -> Self:
         return self
