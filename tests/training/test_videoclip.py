@@ -126,20 +126,26 @@ def test_a_step_over_clusters_is_the_mean_of_their_gradients(howto, tmp_path, mo
         torch.testing.assert_close(after[name], before.detach() - 0.1 * gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_killed_run_goes_on_with_the_same_result(howto, tmp_path, monkeypatch):
+@pytest.mark.parametrize("save_every", [0.0, 600.0])
+@pytest.mark.parametrize(
+    ("where", "call"),
+    [("contrastive_loss", 19), ("build_clusters", 4), ("encode_videos", 4)],  # all in the third epoch of four
+)
+def test_a_killed_run_goes_on_with_the_same_result(howto, tmp_path, monkeypatch, where, call, save_every):
     root, _ = howto
-    settings = dict(num_steps=12, clusters_per_step=2, dropout=0.1)
+    settings = dict(num_steps=12, clusters_per_step=2, dropout=0.1, save_every=save_every)
     whole, _ = train(tmp_path, root, "whole", **settings)
-    real, calls = videoclip.contrastive_loss, iter(range(1000))
+    real, calls = getattr(videoclip, where), iter(range(1000))
 
-    def dying(*arguments):
-        if next(calls) == 19:  # in the middle of the third epoch
+    def dying(*arguments, **keywords):
+        if next(calls) == call:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **keywords)
 
-    monkeypatch.setattr(videoclip, "contrastive_loss", dying)
+    monkeypatch.setattr(videoclip, where, dying)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, root, "killed", **settings)
+    assert pd.read_csv(tmp_path / "killed/history.csv")["epoch"].tolist() == [1, 2]
     monkeypatch.undo()
     killed, _ = train(tmp_path, root, "killed", **settings)
     for name in ("history.csv", "clusters.json", "config.json"):
