@@ -44,5 +44,5 @@ class FeatureFiles:
             raise ValueError(f"{path}: {vectors.dtype} {list(vectors.shape)}, not [seconds, D] real numbers")
         return vectors
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npy"
+    def _path(self, name: str) -> str:
+        return f"{self.folder}/{name}.npy"  # a Path would intern a million names
