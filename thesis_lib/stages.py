@@ -7,7 +7,6 @@ of a profile for the Snakefile, which runs them side by side before their notebo
 
 import json
 import math
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -225,9 +224,9 @@ def pretraining(p: SimpleNamespace, recipe: str) -> Path:
     return videoclip_weights(p, name=f"videoclip {recipe}", **recipes[recipe])
 
 
-def compared(p: SimpleNamespace, what: str) -> list[Path]:
-    """One of `comparisons` with every seed."""
-    return [comparison(p, what, seed) for seed in p.compared_seeds]
+def compared(p: SimpleNamespace, seed: int) -> list[Path]:
+    """All of `comparisons` from one random start."""
+    return [comparison(p, what, seed) for what in comparisons(p)]
 
 
 def comparison(p: SimpleNamespace, what: str, seed: int) -> Path:
@@ -365,9 +364,8 @@ def jobs(profile: str) -> dict[str, dict]:
     }
     for recipe in ("reference", "own"):
         found[f"pretraining_{recipe}"] = job("pretraining", ("s3d_howto",), p["pretraining"].processes, recipe=recipe)
-    for what in comparisons(p["pretraining"]):
-        name = "compared_" + re.sub(r"\W+", "_", what).lower()
-        found[name] = job("compared", ("s3d_howto",), what=what)
+    for seed in p["pretraining"].compared_seeds if comparisons(p["pretraining"]) else ():
+        found[f"compared_seed{seed}"] = job("compared", ("s3d_howto",), seed=seed)
     for captions, seed in controls(p["control"]):
         found[f"control_{captions}_{seed}"] = job("control", ("corpus",), captions=captions, seed=seed)
     for cut in p["cropping"].cuts:

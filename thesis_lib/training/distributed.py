@@ -26,7 +26,8 @@ def processes():
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    # Gradients go through the GPUs' own network; objects and vectors of videos stay in main memory.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
@@ -95,12 +96,17 @@ def own_share() -> slice:
     return slice(rank(), None, world_size())
 
 
-def interleave(own: np.ndarray, count: int) -> np.ndarray:
-    """Rows [n, D] that the processes made of their own shares -> all [count, D], each where it belongs; on the CPU."""
+def collect(own: np.ndarray, count: int) -> np.ndarray | None:
+    """Rows [n, D] that the processes made of their own shares -> all [count, D], each where it belongs.
+
+    In the first process; the others get None.
+    """
     if world_size() == 1:
         return own
-    parts = [None] * world_size()
-    dist.all_gather_object(parts, own)
+    parts = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(own, parts, dst=0)
+    if parts is None:
+        return None
     whole = np.empty((count, *own.shape[1:]), own.dtype)
     for number, part in enumerate(parts):
         whole[number :: world_size()] = part

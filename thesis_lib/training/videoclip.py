@@ -205,7 +205,7 @@ class Pretraining:
         if options.retrieval == "frozen" and self.memory["clusters"] and epoch - 1 not in self.restarts:
             return [self.memory["clusters"][index] for index in np.random.default_rng(stream).permutation(count)]
         own = self.vectors_of(self.tracks, stream, distributed.own_share())
-        vectors = distributed.interleave(own, len(self.tracks))
+        vectors = distributed.collect(own, len(self.tracks))
         return distributed.on_first(lambda: self.group(vectors, count, stream))
 
     def vectors_of(self, videos: Tracks, stream: Sequence[int], part: slice = slice(None)) -> np.ndarray:
