@@ -24,9 +24,9 @@ NOTEBOOKS = params.notebooks()
 NEEDS["08_summary"] = [name for name in NOTEBOOKS if name < "08"]
 JOBS = stages.jobs(PROFILE)
 THESIS = f"{sys.executable} -m thesis_lib.cli"
-TORCHRUN = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node={{}} -m thesis_lib.cli"
 ON_GPU = int(params.layered(NOTEBOOKS[0], PROFILE)[0].get("device") != "cpu")  # what a job asks SLURM for
 THREADS = config.get("threads", 1)  # Snakemake hands them to OpenMP and asks SLURM for as many CPUs
+TORCHRUN = f"OMP_NUM_THREADS={THREADS} {sys.executable} -m torch.distributed.run --standalone --nproc_per_node="
 LIBRARY = paths.ROOT / "thesis_lib"
 PAGE = [LIBRARY / f"{name}.py" for name in ("report", "chapters", "markup", "rendering")]
 COMMANDS = [LIBRARY / f"{name}.py" for name in ("cli", "execute", "evaluate")]  # no number depends on them
@@ -64,7 +64,7 @@ for job, about in JOBS.items():
         resources: **{"mem_mb": 6000, "runtime": 720, "gpu": processes * ON_GPU} | about.get("resources", {})
         threads: THREADS * processes
         params:  # the shell line is read after the loop, when `job` is another
-            job=job, thesis=THESIS if processes == 1 else TORCHRUN.format(processes)
+            job=job, thesis=THESIS if processes == 1 else f"{TORCHRUN}{processes} -m thesis_lib.cli"
         shell: "{params.thesis} stage {params.job} --profile {PROFILE}"
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from thesis_lib import evaluate, metrics
+from thesis_lib import cli, evaluate, metrics
 
 A = ["cut"] * 30 + ["peel"] * 45 + ["mix"] * 15
 B = ["cut"] * 20 + ["peel"] * 40 + ["cut"] * 30
@@ -146,3 +146,18 @@ def test_mistakes_name_the_file(folders, tmp_path):
     lines(predictions / "a", A)
     with pytest.raises(ValueError, match="both about a; keep one"):
         evaluate.folders(predictions, truth)
+
+
+def test_the_command_hands_over_every_option(folders, tmp_path, capsys):
+    predictions, truth = folders
+    for name, labels in {"a": A, "b": B}.items():
+        lines(predictions / f"{name}.txt", labels[5:] + ["mix"] * 5)
+        lines(truth / f"{name}.txt", labels)
+    (tmp_path / "some.bundle").write_text("a.txt\n")
+    options = ["--bundle", str(tmp_path / "some.bundle"), "--segment-end", "asformer", "--background", "mix"]
+    options += ["--fps", "15", "--fps-out", "5", "--json", str(tmp_path / "out.json")]
+    assert cli.main(["evaluate", "--predictions", str(predictions), "--ground-truth", str(truth), *options]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    arguments = dict(bundle=tmp_path / "some.bundle", segment_end="asformer", background=["mix"], fps=15, fps_out=5)
+    assert found == json.loads(json.dumps(evaluate.folders(predictions, truth, **arguments)))
+    assert list(found["per_video"]) == ["a"] and found["metrics"] != evaluate.folders(predictions, truth)["metrics"]

@@ -162,3 +162,14 @@ def test_ego_nce_stays_finite_where_a_softmax_would_underflow():
     loss = ego_nce_loss(similarities, torch.eye(2), torch.eye(2))
     loss.backward()
     assert loss.item() == pytest.approx(2 * 60 / 0.05) and similarities.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [contrastive_loss, mil_nce_loss])
+def test_losses_are_in_single_precision_under_autocast(loss):
+    """Vectors as long as trained ones: bf16 products would be off by tenths."""
+    torch.manual_seed(0)
+    video, text = (4 * torch.randn(32, 64) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(video, text)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, loss(video, text), rtol=1e-6, atol=0)

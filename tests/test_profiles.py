@@ -71,3 +71,15 @@ def test_the_recipes_of_the_real_profile_are_the_published_ones():
     assert {"window": 21, "i3d_size": 256, "s3d_normalise": True}.items() <= values["02_feature_extraction"].items()
     videoclip = {"width": 768, "video_layers": 6, "text_layers": 12, "clusters_per_step": 8, "videos_per_cluster": 32}
     assert videoclip.items() <= values["05_pretraining"].items()
+
+
+def test_pretraining_alone_is_a_graph_of_its_own(elsewhere):
+    """params/howto100m: no stage of 50Salads, memory and hours for eight processes."""
+    for folder in ("data/howto100m/s3d", "data/weights/bert-base-uncased"):
+        (elsewhere / folder).mkdir(parents=True)
+    (elsewhere / "data/weights/bert-base-uncased/vocab.txt").touch()
+    jobs = stages.jobs("howto100m")
+    assert set(jobs) == {"s3d_howto", "pretraining_reference", "pretraining_own"}
+    job = jobs["pretraining_reference"]
+    assert job["processes"] == 8 and job["needs"] == ["s3d_howto"] and not jobs["s3d_howto"]["needs"]
+    assert job["resources"]["mem_mb"] >= 8 * 8000 and job["resources"]["runtime"] >= 3 * 24 * 60

@@ -61,7 +61,7 @@ def own(asked):
 def test_every_need_is_a_job_and_comes_first(profile):
     jobs = jobs_of(profile)
     for name, job in jobs.items():
-        assert set(job) == {"stage", "arguments", "needs", "notebook", "processes"}, name
+        assert set(job) == {"stage", "arguments", "needs", "notebook", "processes", "resources"}, name
         assert set(job["needs"]) <= set(jobs), name
     done = set()
     while left := [name for name in jobs if name not in done]:

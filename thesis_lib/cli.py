@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command(run, "run")
-    sub.add_argument("notebooks", nargs="*", metavar="NN", help="only these notebooks and what they need")
+    sub.add_argument("notebooks", nargs="*", metavar="NN", help="only these notebooks or stages and what they need")
     sub.add_argument("--jobs", type=int, default=2, help="processes at once (default: 2)")
     sub.add_argument("--force", action="store_true", help="execute even what is up to date")
     sub.add_argument("--snakemake", default="", metavar="OPTIONS", help='more options, such as "--executor slurm"')
@@ -82,11 +82,15 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args) -> int:
     """Execute all notebooks, or those given, and build the report; what is up to date is left as it is."""
-    chosen = [params.find(text) for text in args.notebooks]
-    for name in params.notebooks():
+    from thesis_lib import stages
+
+    jobs = stages.jobs(args.profile)
+    staged = [text for text in args.notebooks if text in jobs]
+    chosen = [params.find(text) for text in args.notebooks if text not in jobs]
+    for name in {jobs[job]["notebook"] for job in staged} if staged and not chosen else params.notebooks():
         params.load(name, args.profile)  # every mistake is found before anything starts
     folder, start = paths.report(args.profile), time.time()
-    targets = [f"notebooks/{name}.ipynb" for name in chosen] or ["all"]
+    targets = [f"notebooks/{name}.ipynb" for name in chosen] + [f"jobs/{job}.done" for job in staged] or ["all"]
     threads = _threads(args.jobs)
     command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(paths.ROOT / "Snakefile")]
     command += ["--directory", str(folder)]
@@ -94,7 +98,7 @@ def run(args) -> int:
     command += ["--cores", str(args.jobs * threads), "--jobs", str(args.jobs)]
     command += ["--keep-going", "--rerun-incomplete", "--scheduler", "greedy"]
     command += ["--nolock"]  # a killed run leaves Snakemake's lock behind; ours goes with the process
-    command += (["--forcerun", *targets] if chosen else ["--forceall"]) if args.force else []
+    command += (["--forcerun", *targets] if args.notebooks else ["--forceall"]) if args.force else []
     with _only_run(folder) as lock, open(folder / "logs" / "graph.log", "w+") as log:
         code = subprocess.run([*command, *args.snakemake.split()], pass_fds=[lock], stderr=log).returncode
         log.seek(0)
@@ -102,16 +106,16 @@ def run(args) -> int:
         if code:
             _set_aside_stale(command, folder)
     if code == 0:
-        files = [folder / target for target in (targets if chosen else ["report.html", "report.pdf"])]
+        files = [folder / target for target in (targets if args.notebooks else ["report.html", "report.pdf"])]
         changed = any(file.stat().st_mtime >= start for file in files)
         places = ", ".join(paths.short(file) for file in files)
         print(f"{places}  done  {time.time() - start:.0f} s" if changed else f"nothing to do: {places} up to date")
         return 0
-    states = {name: _state(name, args.profile) for name in chosen or params.notebooks()}
+    states = {name: _state(name, args.profile) for name in chosen or ([] if staged else params.notebooks())}
     print("\n".join(f"{name}  {state}" for name, state in states.items() if state != "done"))
     if "failed" not in states.values():  # then it is the graph itself, and only Snakemake has said why
         print(said[-2000:])
-    if not chosen:
+    if not args.notebooks:
         report(args)
     return 1
 
@@ -177,7 +181,8 @@ def evaluate(args) -> None:
     """Score a folder of predictions, in the MS-TCN format or one label a line, against ground truth."""
     from thesis_lib.evaluate import main_table
 
-    main_table(args.predictions, args.ground_truth, args.fps_out, args.json)
+    settings = dict(bundle=args.bundle, segment_end=args.segment_end, background=args.background)
+    main_table(args.predictions, args.ground_truth, args.fps_out, args.json, fps=args.fps, **settings)
 
 
 def import_weights(args) -> None:

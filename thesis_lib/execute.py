@@ -86,6 +86,8 @@ def run_stage(name: str, profile: str, arguments: dict) -> bool:
             lines.end(_block("FAILED", message, f"log: {paths.short(lines.log.name)}", again))
             if "notebook" in job and number == 0:
                 _mark_failed(job["notebook"], profile, name, message)
+            if "RANK" in os.environ:  # the others may wait for this process: torchrun ends them when it is gone
+                os._exit(1)
             return False
         lines.end(f"done  {time.perf_counter() - start:.1f} s")
     return True

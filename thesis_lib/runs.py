@@ -34,11 +34,12 @@ def cached(function: Callable, *, profile: str, together: bool = False, **inputs
     Under torchrun the first process computes and the others wait; with `together` the function runs in all of them.
     """
     stage = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
-    described, code = json.loads(_canonical(inputs, stage)), fingerprint(function.__module__)
-    key = hashlib.sha256(f"{_canonical(inputs, stage)}\n{code}".encode()).hexdigest()[:16]
+    team = _team()
+    canonical = _canonical(inputs, stage) if team is None else team.on_first(lambda: _canonical(inputs, stage))
+    described, code = json.loads(canonical), fingerprint(function.__module__)
+    key = hashlib.sha256(f"{canonical}\n{code}".encode()).hexdigest()[:16]
     folder = paths.runs(profile) / stage / key
     record = {"stage": stage, "inputs": described, "code": code}
-    team = _team()
     if team is None:
         if not folder.is_dir():
             _compute(function, folder, inputs, record)

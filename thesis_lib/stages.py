@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
-from thesis_lib import params
+from thesis_lib import params, paths
 from thesis_lib.data.salads import read_bundle
 from thesis_lib.runs import cached
 
@@ -64,6 +64,11 @@ def salads(p: SimpleNamespace) -> Path:
 def howto(p: SimpleNamespace) -> Path:
     """The root of HowTo100M: the one given as howto_root, else the embedded one."""
     return Path(p.howto_root) if p.howto_root else corpus(of("corpus", p)) / "howto100m"
+
+
+def named(folder: Path) -> Path | str:
+    """A corpus from outside goes into keys by its name: it has millions of files, which come and go beside its use."""
+    return folder if folder.is_relative_to(paths.RUNS) else str(folder)
 
 
 def vocabulary(p: SimpleNamespace) -> Path:
@@ -127,7 +132,7 @@ def s3d_weights(p: SimpleNamespace, captions: str = "true", seed: int | None = N
     if p.s3d_path:
         return Path(p.s3d_path)
     arguments = dict(
-        howto=howto(p),
+        howto=named(howto(p)),
         num_steps=p.s3d_steps,
         batch_size=p.s3d_batch_size,
         candidates=p.s3d_candidates,
@@ -154,7 +159,7 @@ def s3d_features(p: SimpleNamespace, videos: str, weights: Path | None = None, *
     return cached(
         features.extract_s3d,
         profile=p.profile,
-        root=salads(p) if videos == "salads" else howto(p),
+        root=salads(p) if videos == "salads" else named(howto(p)),
         weights=weights or s3d_weights(p),
         frames=p.s3d_frames,
         size=p.s3d_size,
@@ -271,8 +276,8 @@ def videoclip_weights(p: SimpleNamespace, features: Path | None = None, **change
     names += ("num_steps", "lr", "warmup", "val_videos", "vector_clips", "max_tokens", "min_seconds", "max_seconds")
     names += ("schedule_steps", "retrieval_shards", "precision", "pairs_at_once", "loading_workers")
     arguments = dict(
-        features=features or s3d_features(of("s3d_features", p), "howto"),
-        howto=howto(p),
+        features=named(features or s3d_features(of("s3d_features", p), "howto")),
+        howto=named(howto(p)),
         vocab=vocabulary(p),
         bert=Path(p.bert_root) if p.bert_root else "",
         seed=p.seed,
@@ -294,6 +299,7 @@ def control(p: SimpleNamespace, captions: str, seed: int) -> tuple[Path, Path]:
         pretrain,
         narrated,
         caption_order=captions,
+        num_videos=p.control_videos,
         num_steps=p.control_steps,
         seed=seed,
         name=f"videoclip {captions} {seed}",
@@ -344,28 +350,40 @@ def few_labels(p: SimpleNamespace, weights: str, head: str, videos: int, seed: i
 # -- the jobs of the Snakefile ---------------------------------------------------------------------------------------
 
 
-def job(stage: str, needs: tuple[str, ...] = (), processes: int = 1, **arguments) -> dict:
-    """One job: a stage with its arguments, after others, on so many processes."""
+def job(stage: str, needs: tuple[str, ...] = (), processes: int = 1, hours: int = 12, **arguments) -> dict:
+    """One job: a stage with its arguments, after others, on so many processes; what SLURM is asked for."""
     found = {"stage": stage, "arguments": arguments, "needs": list(needs), "notebook": NOTEBOOK[stage]}
-    return found | {"processes": processes}
+    resources = {"mem_mb": 8000 * processes, "runtime": 60 * hours}
+    return found | {"processes": processes, "resources": resources}
 
 
 def jobs(profile: str) -> dict[str, dict]:
-    """The heavy stages of a profile by name, each {"stage", "arguments", "needs", "notebook", "processes"}."""
-    names = ("cropping", "baseline", "pretraining", "control", "fine_tuning")
-    p = {name: params.load(NOTEBOOK[name], profile) for name in names}
+    """The heavy stages of a profile by name, each as `job` makes them.
+
+    A profile without the parameters of the baseline is one of pretraining alone, from features that it names.
+    """
+
+    def of_profile(stage: str) -> SimpleNamespace:
+        return params.load(NOTEBOOK[stage], profile)
+
+    pretrain, whole = of_profile("pretraining"), (paths.PARAMS / profile / f"{NOTEBOOK['baseline']}.yaml").is_file()
+    hours = max(12, pretrain.num_steps // 1500)
+    found = {"s3d_howto": job("s3d_features", ("s3d_weights",) if whole else (), videos="howto")}
+    for recipe in ("reference", "own"):
+        found[f"pretraining_{recipe}"] = job("pretraining", ("s3d_howto",), pretrain.processes, hours, recipe=recipe)
+    for seed in pretrain.compared_seeds if comparisons(pretrain) else ():
+        found[f"compared_seed{seed}"] = job("compared", ("s3d_howto",), seed=seed)
+    if not whole:
+        return found
+
+    p = {name: of_profile(name) for name in ("cropping", "baseline", "control", "fine_tuning")}
     found = {
         "corpus": job("corpus"),
         "s3d_weights": job("s3d_weights", ("corpus",)),
         "i3d_weights": job("i3d_weights", ("corpus",)),
         "s3d_salads": job("s3d_features", ("s3d_weights",), videos="salads"),
-        "s3d_howto": job("s3d_features", ("s3d_weights",), videos="howto"),
         "i3d_features": job("i3d_features", ("i3d_weights",)),
-    }
-    for recipe in ("reference", "own"):
-        found[f"pretraining_{recipe}"] = job("pretraining", ("s3d_howto",), p["pretraining"].processes, recipe=recipe)
-    for seed in p["pretraining"].compared_seeds if comparisons(p["pretraining"]) else ():
-        found[f"compared_seed{seed}"] = job("compared", ("s3d_howto",), seed=seed)
+    } | found
     for captions, seed in controls(p["control"]):
         found[f"control_{captions}_{seed}"] = job("control", ("corpus",), captions=captions, seed=seed)
     for cut in p["cropping"].cuts:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from thesis_lib import paths, runs
 from thesis_lib.losses import mil_nce_loss
 from thesis_lib.training import distributed, s3d, videoclip
 
@@ -47,6 +48,31 @@ def helpers(folder):
     (folder / f"{distributed.rank()}.json").write_text(text)
 
 
+def stage(folder, **inputs):
+    """What a cached stage does: says which process it ran in, and how many it thinks there are."""
+    with open(folder / "ran.txt", "a") as file:
+        file.write(f"{distributed.rank()} of {distributed.world_size()}\n")
+
+
+def shared_stage(folder, **inputs):
+    distributed.wait()
+    distributed.sum_over_processes(torch.ones(()))
+    stage(folder)
+    distributed.wait()
+
+
+def cache(folder):
+    """A stage of one process and a stage of all, twice each."""
+    paths.RUNS = folder / "runs"
+    for _ in range(2):
+        alone = runs.cached(stage, profile="test", number=1)
+        together = runs.cached(shared_stage, profile="test", together=True, number=1)
+    if distributed.rank() == 0:
+        found = {"alone": sorted((alone / "ran.txt").read_text().splitlines())}
+        found["together"] = sorted((together / "ran.txt").read_text().splitlines())
+        (folder / "found.json").write_text(json.dumps(found))
+
+
 def train(folder, module, settings):
     settings = json.loads(settings)
     paths = {key: Path(settings[key]) for key in ("features", "howto", "vocab") if key in settings}
@@ -55,5 +81,7 @@ def train(folder, module, settings):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    sys.modules["team"] = sys.modules["__main__"]  # a cached stage belongs to a module file
+    stage.__module__ = shared_stage.__module__ = "team"
     with distributed.processes():
         globals()[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])

@@ -47,6 +47,12 @@ def test_shares_errors_and_values(tmp_path):
         assert found["said"] == "division by zero" and found["number"] == 5
 
 
+def test_a_cached_stage_runs_once_alone_or_in_all_processes_together(tmp_path):
+    torchrun(2, "cache", tmp_path)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found == {"alone": ["0 of 1"], "together": ["0 of 2", "1 of 2"]}
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_videoclip_on_processes_is_videoclip_on_one(tmp_path, processes):
     """4 clusters a step and 2 in the last step of an epoch, dropout, clipping, chunks, retrieval by all processes."""

@@ -238,5 +238,8 @@ def _by_length(encode, tokens, mask, rows_at_once=128):
 
 def _masked_mean(states, mask):
     """Mean over the True positions: states [B, L, H], mask [B, L] -> [B, H]."""
-    weights = mask.to(states.dtype)
-    return torch.einsum("blh,bl->bh", states, weights) / weights.sum(dim=1, keepdim=True)
+    with torch.autocast(
+        states.device.type, enabled=False
+    ):  # the sum of 60 words in bf16 would lose what tells them apart
+        weights = mask.to(states.dtype)
+        return torch.einsum("blh,bl->bh", states, weights) / weights.sum(dim=1, keepdim=True)

@@ -28,32 +28,40 @@ def processes():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # Gradients go through the GPUs' own network; objects and vectors of videos stay in main memory.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()  # not after an error: the others may wait for this process and never come here
+
+
+_solo = False  # whether the first process does something by itself just now
 
 
 def rank() -> int:
     """The number of this process, counted from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() and not _solo else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """How many processes there are; one within `on_first`."""
+    return dist.get_world_size() if dist.is_initialized() and not _solo else 1
 
 
 def on_first(function: Callable):
-    """What function() gives in the first process, in all of them; its error is theirs too. It must not need them."""
+    """What function() gives in the first process, in all of them; its error is theirs too.
+
+    While it runs, the first process is alone: a training within it is one of a single process.
+    """
+    global _solo
     if world_size() == 1:
         return function()
     result = [None, None]
     if rank() == 0:
+        _solo = True
         try:
             result[0] = function()
         except Exception as error:
             result[1] = error
+        finally:
+            _solo = False
     dist.broadcast_object_list(result, src=0)
     if result[1] is not None:
         raise result[1]

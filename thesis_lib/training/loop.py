@@ -153,6 +153,7 @@ def fit(
             steps += 1
             if first and time.perf_counter() - saved > save_every and group is not left[-1]:
                 mean = _finite(done["losses"][-1] / len(group), epoch, name)
+                _finite(sum(done["norms"], torch.zeros(())), epoch, name, "gradient")
                 _save(folder, model, optimizer, scheduler, memory, rows, steps, done)
                 saved = time.perf_counter()
                 where = f"epoch {epoch}/{num_epochs} step {len(done['losses'])}/{len(groups)}"
@@ -161,7 +162,7 @@ def fit(
         mean_loss = _finite(torch.stack(done["losses"]).sum() / len(plan), epoch, name)
         row = {"epoch": epoch, "loss": mean_loss, "lr": optimizer.param_groups[0]["lr"]}
         if clip_norm:
-            row["gradient_norm"] = torch.stack(done["norms"]).mean().item()
+            row["gradient_norm"] = _finite(torch.stack(done["norms"]).mean(), epoch, name, "gradient")
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(mean_loss)
         if evaluate and (epoch % evaluate_every == 0 or epoch == num_epochs):
@@ -241,10 +242,10 @@ def _no_steps() -> dict[str, list[torch.Tensor]]:
     return {"losses": [], "norms": []}
 
 
-def _finite(mean_loss: torch.Tensor, epoch: int, name: str) -> float:
-    if not mean_loss.isfinite():
-        raise FloatingPointError(f"{name}: the loss of epoch {epoch} is {mean_loss:.3g}; try a lower learning rate")
-    return mean_loss.item()
+def _finite(value: torch.Tensor, epoch: int, name: str, what: str = "loss") -> float:
+    if not value.isfinite():
+        raise FloatingPointError(f"{name}: the {what} of epoch {epoch} is {value:.3g}; try a lower learning rate")
+    return value.item()
 
 
 def _write_history(folder: Path, rows: list[dict]) -> None:
@@ -286,16 +287,27 @@ def _restore(folder: Path, model, optimizer, scheduler, memory: dict) -> tuple[l
     if distributed.rank() == 0:
         for half in folder.glob("checkpoint-*.tmp"):  # of a run killed while it saved
             half.unlink()
+    path = distributed.on_first(lambda: _newest_readable(folder))
+    if path is None:
+        return None
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    if scheduler is not None:
+        scheduler.load_state_dict(state["scheduler"])
+    memory.update(state["memory"])
+    return state["rows"], state["steps"], {key: _to(values, device) for key, values in state["epoch"].items()}
+
+
+def _newest_readable(folder: Path) -> Path | None:
+    """A damaged checkpoint is set aside as <name>.damaged, so that it counts as none."""
     for path in _checkpoints(folder):
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return path
+        except MemoryError:
+            raise
         except Exception as error:  # torch raises half a dozen types for a damaged file
-            warnings.warn(f"{path}: damaged ({type(error).__name__}); the one before it is taken", stacklevel=3)
-            continue
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if scheduler is not None:
-            scheduler.load_state_dict(state["scheduler"])
-        memory.update(state["memory"])
-        return state["rows"], state["steps"], {key: _to(values, device) for key, values in state["epoch"].items()}
+            warnings.warn(f"{path}: damaged ({type(error).__name__}); the one before it is taken", stacklevel=4)
+            path.rename(path.with_suffix(".pt.damaged"))
     return None

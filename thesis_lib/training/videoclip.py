@@ -8,13 +8,16 @@ schedule as published; temperature 1, no projection. Processes that torchrun sta
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 
+import faiss
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -93,8 +96,8 @@ def train(
         start anew, as in the thesis.
     loading_workers: processes that draw and load clusters ahead of the training · save_every: see loop.fit.
     history.csv: epoch, loss (training), lr, gradient_norm, steps, pairs (both so far), val_loss (held-out videos in
-        consecutive chunks, as published) and val_loss_clusters (the same videos in retrieved clusters, comparable with
-        loss).
+        consecutive chunks, as published) and val_loss_clusters (the same videos in clusters that the first weights
+        retrieve from all of them: hard negatives, the same for every training from these weights).
     Raises ValueError for an unknown choice or too few videos.
     """
     options = SimpleNamespace(**locals())
@@ -204,20 +207,35 @@ class Pretraining:
             return order[: count * options.videos_per_cluster].reshape(count, -1).tolist()
         if options.retrieval == "frozen" and self.memory["clusters"] and epoch - 1 not in self.restarts:
             return [self.memory["clusters"][index] for index in np.random.default_rng(stream).permutation(count)]
-        own = self.vectors_of(self.tracks, stream, distributed.own_share())
+        own = self.vectors_of(self.model, self.tracks, stream, distributed.own_share())
         vectors = distributed.collect(own, len(self.tracks))
-        return distributed.on_first(lambda: self.group(vectors, count, stream))
+        return distributed.on_first(lambda: self.search(vectors, count, stream))
 
-    def vectors_of(self, videos: Tracks, stream: Sequence[int], part: slice = slice(None)) -> np.ndarray:
+    def search(self, vectors: np.ndarray, count: int, stream: Sequence[int]) -> list[list[int]]:
+        """On all cores: torchrun gives a process one, and the others wait."""
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
+        try:
+            return self.group(vectors, count, stream, self.options.retrieval_shards)
+        finally:
+            faiss.omp_set_num_threads(threads)
+
+    @cached_property
+    def held_out_clusters(self) -> list[list[int]]:
+        stream, count = [self.options.seed, 0, VALIDATION], len(self.held_out) // self.options.videos_per_cluster
+        vectors = self.vectors_of(deepcopy(self.start).to(self.device), self.held_out, stream)
+        return self.group(vectors, max(1, count), stream)
+
+    def vectors_of(
+        self, model: VideoCLIP, videos: Tracks, stream: Sequence[int], part: slice = slice(None)
+    ) -> np.ndarray:
         options = self.options
         clips, workers = options.vector_clips or options.clips_per_video, options.loading_workers
-        return encode_videos(
-            self.model, videos, clips, self.collate, self.limits, stream, part, options.precision, workers
-        )
+        return encode_videos(model, videos, clips, self.collate, self.limits, stream, part, options.precision, workers)
 
-    def group(self, vectors: np.ndarray, count: int, stream: Sequence[int]) -> list[list[int]]:
+    def group(self, vectors: np.ndarray, count: int, stream: Sequence[int], shards: int = 1) -> list[list[int]]:
         size, picked = self.options.videos_per_cluster, int(np.random.default_rng(stream).integers(2**31))
-        return build_clusters(vectors, count, size, 2 * size, picked, shards=self.options.retrieval_shards)
+        return build_clusters(vectors, count, size, 2 * size, picked, shards=shards)
 
     def load(self, item: tuple[int, int, list[int]]) -> tuple[torch.Tensor, ...]:
         epoch, number, cluster = item
@@ -235,18 +253,17 @@ class Pretraining:
         row = {"steps": steps, "pairs": self.memory["pairs"]}
         if self.held_out:
             count, size = len(self.held_out), min(self.options.videos_per_cluster, len(self.held_out))
-            stream = [self.options.seed, 0, VALIDATION]
             chunks = [range(start, start + size) for start in range(0, count - size + 1, size)]
             row["val_loss"] = self.mean_loss(chunks)
-            clusters = self.group(self.vectors_of(self.held_out, stream), len(chunks), stream)
-            row["val_loss_clusters"] = self.mean_loss(clusters)
+            row["val_loss_clusters"] = self.mean_loss(self.held_out_clusters)
         return row
 
     def mean_loss(self, clusters: Sequence[Sequence[int]]) -> float:
         """Over held-out videos."""
         rng = np.random.default_rng([self.options.seed, 0, VALIDATION])
         loaded = (self.collate(self.draw(self.held_out, cluster, rng)) for cluster in clusters)
-        return float(np.mean([self.loss([t.to(self.device) for t in batch]).item() for batch in loaded]))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+            return float(np.mean([self.loss([t.to(self.device) for t in batch]).item() for batch in loaded]))
 
 
 def encode(
