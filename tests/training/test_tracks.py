@@ -33,12 +33,13 @@ def as_shards(root, folder, names, part, vocabulary):
             RaggedWriter(folder / f"bert.{part}_{number}.startends", np.float32, (2,)) as spans,
         ):
             for name in videos:
-                features.append(np.load(root / "features" / f"{name}.npy"))
+                vectors = np.load(root / "features" / f"{name}.npy")
+                features.append(vectors, [len(vectors)])
                 rows = np.full((len(said[name]), 32), -1)
                 for row, pieces in zip(rows, vocabulary.pieces_of(said[name].texts), strict=True):
                     row[: len(pieces)] = pieces
-                ids.append(rows)
-                spans.append(np.stack([said[name].starts, said[name].ends], 1))
+                ids.append(rows, [len(rows)])
+                spans.append(np.stack([said[name].starts, said[name].ends], 1), [len(rows)])
 
 
 def same(one, other, atol=0.0):
@@ -68,6 +69,14 @@ def test_shards_are_read_with_their_own_held_out_part(howto, tmp_path):
     whole = tracks.read_tracks(howto / "features", howto, vocabulary)
     for index in range(15):
         same(training[index], whole[index], atol=2e-3)  # half precision
+    permuted = tracks.read_tracks(tmp_path, tmp_path, vocabulary, permute_seed=1)
+    before, after = ([sum(track.tokens, []) for track in one] for one in (training, permuted))
+    assert sum(a == b for a, b in zip(before, after, strict=True)) < 3  # of 15: the control of shards is one
+    assert sorted(sum(before, [])) == sorted(sum(after, []))
+    (tmp_path / "train_1_data.npy").write_bytes(b"damaged")  # six videos
+    (tmp_path / "bert.train_0.caps_ids_data.npy").unlink()  # six others
+    left = tracks.read_tracks(tmp_path, tmp_path, vocabulary)
+    assert [track.name for track in left] == names[12:15]
     (tmp_path / "other.train_0.startends_data.npy").touch()
     with pytest.raises(ValueError, match=r"captions of train: expected one kind.*2 kinds \(bert\., other\.\)"):
         tracks.read_tracks(tmp_path, tmp_path, vocabulary)

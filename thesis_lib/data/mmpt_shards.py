@@ -46,21 +46,27 @@ class Shards:
 
 
 class FeatureShards(Shards):
-    """Features of the videos of a split: a source of `narrated.load_videos`. Lengths are in memory, 8 bytes a video."""
+    """Features of the videos of a split: a source of `narrated.load_videos`. Lengths are in memory, 8 bytes a video.
+
+    Videos of a shard that is missing or broken raise ValueError when they are asked for; it is raised here if all are.
+    """
 
     def __init__(self, folder: str | Path, split: str):
         super().__init__(folder, split)
         self._starts, self._dims = [], []
+        broken = []
         for number, shard in enumerate(self.shards):
-            vectors = self._open(shard)
-            expected = self._firsts[number + 1] - self._firsts[number]
-            if vectors.data.ndim != 2 or len(vectors) != expected:
-                raise ValueError(
-                    f"{self._path(shard)}: {len(vectors)} rows of {list(vectors.data.shape)}, the meta file "
-                    f"says {expected} videos of [seconds, D]"
-                )
-            self._starts.append(np.array(vectors.starts))
-            self._dims.append(vectors.data.shape[1])
+            try:
+                vectors = self._checked(number, shard)
+            except ValueError as error:
+                broken.append(error)
+                self._starts.append(None)
+                self._dims.append(0)
+            else:
+                self._starts.append(np.array(vectors.starts))
+                self._dims.append(vectors.data.shape[1])
+        if len(broken) == len(self.shards) > 0:
+            raise broken[0]
 
     def __str__(self) -> str:
         return f"{self.folder}, {self.split}"
@@ -68,12 +74,23 @@ class FeatureShards(Shards):
     def shape(self, name: str) -> tuple[int, int]:
         """(seconds, D) of a video. Raises KeyError if it is in no shard."""
         shard, row = self.place(name)
+        if self._starts[shard] is None:
+            raise ValueError(f"{self._path(self.shards[shard])}: missing or broken")
         return int(self._starts[shard][row + 1] - self._starts[shard][row]), self._dims[shard]
 
     def open(self, name: str) -> np.ndarray:
         """Memory-mapped [seconds, D]. Raises KeyError if the video is in no shard."""
         shard, row = self.place(name)
         return self._open(self.shards[shard])[row]
+
+    def _checked(self, number: int, shard: int) -> Ragged:
+        vectors, expected = self._open(shard), self._firsts[number + 1] - self._firsts[number]
+        if vectors.data.ndim != 2 or len(vectors) != expected:
+            raise ValueError(
+                f"{self._path(shard)}: {len(vectors)} rows of {list(vectors.data.shape)}, the meta file "
+                f"says {expected} videos of [seconds, D]"
+            )
+        return vectors
 
     def _open(self, shard: int) -> Ragged:
         return Ragged.open(self._path(shard))

@@ -16,7 +16,7 @@ from .captions import Captions
 from .feature_files import FeatureFiles
 
 SAMPLE = 1000  # videos whose vectors are read to check them; all where there are fewer
-REASONS = ("no features", "broken features", "short", "no captions")
+REASONS = ("no features", "broken features", "short", "no captions", "broken captions")
 
 
 class Features(Protocol):
@@ -101,7 +101,7 @@ def load_videos(
         for start in range(0, len(names), 2**14):
             some = names[start : start + 2**14]
             for name, shape in zip(some, pool.map(lambda name: _shape(features, name), some), strict=True):
-                reason = shape if isinstance(shape, str) else _flaw(captions.get(name), shape[0], min_seconds)
+                reason = shape if isinstance(shape, str) else _flaw(captions, name, shape[0], min_seconds)
                 if reason:
                     skipped[reason].append(name)
                 else:
@@ -137,9 +137,13 @@ def _shape(features: Features, name: str) -> tuple[int, int] | str:
         return "broken features"
 
 
-def _flaw(said: Captions | None, seconds: int, min_seconds: int) -> str:
+def _flaw(captions: Mapping[str, Captions], name: str, seconds: int, min_seconds: int) -> str:
     if seconds < min_seconds:
         return "short"
+    try:
+        said = captions.get(name)
+    except (ValueError, OSError):
+        return "broken captions"
     return "" if said is not None and len(said) and said.starts[0] < seconds else "no captions"
 
 

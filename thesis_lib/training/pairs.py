@@ -118,9 +118,14 @@ def permute_texts(captions: Mapping[str, Captions], seed: int) -> dict[str, Capt
 
     To exchange whole videos' captions is not enough: what is said first stays first, and time leaks.
     """
-    texts = [text for said in captions.values() for text in said.texts]
-    order = iter(np.random.default_rng(seed).permutation(len(texts)))
-    return {video: replace(said, texts=[texts[next(order)] for _ in said.texts]) for video, said in captions.items()}
+    said_in = dict(captions.items())
+    said = [item for one in said_in.values() for item in (one.texts if one.tokens is None else one.tokens)]
+    order = iter(np.random.default_rng(seed).permutation(len(said)))
+    permuted = {}
+    for video, one in said_in.items():
+        items = [said[next(order)] for _ in range(len(one))]
+        permuted[video] = replace(one, texts=items) if one.tokens is None else replace(one, tokens=items)
+    return permuted
 
 
 def _check_seconds(num_seconds: int) -> None:

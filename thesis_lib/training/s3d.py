@@ -65,11 +65,14 @@ def train(
         said = permute_texts(said, seed)
     names = [name for name in sorted(said) if len(said[name])][: num_videos or None]
     paths = {path.stem: path for path in sorted((Path(howto) / "videos").iterdir()) if path.stem in said}
-    films = {
-        name: on_demand(paths[name], size, fps, said[name].ends.max()) if fps else in_memory(paths[name], size)
-        for name in names
-        if name in paths
-    }
+    films = {}
+    for name in filter(paths.__contains__, names):
+        try:
+            films[name] = (
+                on_demand(paths[name], size, fps, said[name].ends.max()) if fps else in_memory(paths[name], size)
+            )
+        except ValueError as error:
+            print(f"s3d: passed over, {error}", flush=True)
     names = [name for name in names if name in films and films[name].length >= frames]
     if not names:
         raise ValueError(f"{Path(howto) / 'videos'}: not one video with captions that is {frames} frames long")
@@ -99,9 +102,13 @@ def train(
         own = list(zip(chosen, starts, strict=True))[part * batch_size // share : (part + 1) * batch_size // share]
         clips, bags = [], []
         for name, start in own:
-            while (clip := films[name].clip(start, frames)) is None:
+            for _ in range(MOST_UNREADABLE):
+                if (clip := films[name].clip(start, frames)) is not None:
+                    break
                 name = names[rng.integers(len(names))]
                 start = int(rng.integers(films[name].length - frames + 1))
+            else:
+                raise ValueError(f"{Path(howto) / 'videos'}: {MOST_UNREADABLE} videos in a row cannot be read")
             clips.append(clip)
             bags.append(texts[name][bag(said[name], (start + frames / 2) / films[name].rate, candidates)])
         return torch.stack(clips), torch.from_numpy(np.concatenate(bags))
@@ -132,6 +139,9 @@ def train(
 def bag(said: Captions, time: float, candidates: int) -> np.ndarray:
     """Indices of the captions that count as positives of a clip around `time` seconds."""
     return nearest_captions(said.starts, said.ends, time, candidates)
+
+
+MOST_UNREADABLE = 20  # videos one after the other: by then it is the folder that is wrong, not the videos
 
 
 @dataclass(frozen=True)
