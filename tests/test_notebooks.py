@@ -41,9 +41,11 @@ def test_defaults_are_the_smoke_profile(name):
     assert defaults == params.layered(name, "smoke")[0], "nbval runs the defaults"
 
 
-@pytest.mark.parametrize("profile", params.profiles())
-def test_every_profile_sets_valid_values(name, profile):
-    params.layered(name, profile)
+def test_every_profile_sets_valid_values(name):
+    known = params.profiles(name)
+    assert {"smoke", "mini", "50salads"} <= set(known)
+    for profile in known:
+        params.layered(name, profile)
 
 
 def test_the_record_follows_the_parameters(notebook):

@@ -163,7 +163,7 @@ def status(args) -> None:
 def show_params(args) -> None:
     """List the parameters of a notebook: name, type, help, default and the value in each profile."""
     name = params.find(args.notebook)
-    profiles = {profile: params.layered(name, profile)[0] for profile in params.profiles()}
+    profiles = {profile: params.layered(name, profile)[0] for profile in params.profiles(name)}
     for parameter in params.declared(name).values():
         kind = next(text for text, known in params.TYPES.items() if known == parameter.type)
         print(f"{parameter.name}: {kind} = {parameter.default!r}  # {parameter.help}")

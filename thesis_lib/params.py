@@ -48,9 +48,15 @@ def find(text: str) -> str:
     raise ValueError(f"no notebook '{text}' in {paths.NOTEBOOKS}{_nearest(stem, known)}")
 
 
-def profiles() -> list[str]:
-    """Names of the folders in params/ that hold a common.yaml."""
-    return sorted(path.parent.name for path in paths.PARAMS.glob("*/common.yaml"))
+def profiles(notebook: str | None = None) -> list[str]:
+    """Names of the folders in params/ that hold a common.yaml; with a notebook, those with parameters for it.
+
+    params/howto100m has those of pretraining alone.
+    """
+    named = sorted(path.parent.name for path in paths.PARAMS.glob("*/common.yaml"))
+    if notebook is None or not declared(notebook).keys() - {*COMMON}:
+        return named
+    return [name for name in named if (paths.PARAMS / name / f"{notebook}.yaml").is_file()]
 
 
 def declared(notebook: str) -> dict[str, Parameter]:

@@ -146,6 +146,8 @@ def s3d_weights(p: SimpleNamespace, captions: str = "true", seed: int | None = N
         seed=p.seed if seed is None else seed,
         device=p.device,
     )
+    if p.s3d_train_fps:
+        arguments |= dict(fps=p.s3d_train_fps, loading_workers=p.s3d_workers)
     return cached(s3d.train, profile=p.profile, together=True, **arguments | smaller)
 
 

@@ -179,7 +179,7 @@ def test_it_trains_on_clips_decoded_by_workers_and_passes_over_what_cannot_be_re
     assert f"passed over, {broken}: not a readable video" in capfd.readouterr().out
     for path in (root / "videos").iterdir():
         path.write_bytes(b"no video")
-    with pytest.raises(ValueError, match="20 videos in a row cannot be read"):
+    with pytest.raises(ValueError, match="100 videos in a row cannot be read"):
         train(tmp_path / "none", root, num_steps=1, fps=8.0, batch_size=4)
     with pytest.raises(ValueError, match="not one video with captions that is 4 frames long"):
         train(tmp_path / "nothing", root, num_steps=1, batch_size=4)

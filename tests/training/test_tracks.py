@@ -77,6 +77,11 @@ def test_shards_are_read_with_their_own_held_out_part(howto, tmp_path):
     (tmp_path / "bert.train_0.caps_ids_data.npy").unlink()  # six others
     left = tracks.read_tracks(tmp_path, tmp_path, vocabulary)
     assert [track.name for track in left] == names[12:15]
+    permuted = tracks.read_tracks(tmp_path, tmp_path, vocabulary, permute_seed=1)
+    assert [track.name for track in permuted] == names[12:15]
+    with RaggedWriter(tmp_path / "bert.train_0.caps_ids", np.int32, (32,)) as ids:
+        ids.append(np.full((2, 32), 7), [2])  # one video where the meta file has six
+    assert [track.name for track in tracks.read_tracks(tmp_path, tmp_path, vocabulary)] == names[12:15]
     (tmp_path / "other.train_0.startends_data.npy").touch()
     with pytest.raises(ValueError, match=r"captions of train: expected one kind.*2 kinds \(bert\., other\.\)"):
         tracks.read_tracks(tmp_path, tmp_path, vocabulary)

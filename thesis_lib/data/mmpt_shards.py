@@ -114,8 +114,13 @@ class CaptionShards(Mapping[str, Captions]):
     def __getitem__(self, name: str) -> Captions:
         shard, row = self._shards.place(name)
         path = f"{self._prefix}{self._shards.split}_{self._shards.shards[shard]}"
-        spans = np.array(Ragged.open(f"{path}.startends")[row], np.float64).reshape(-1, 2)
-        ids = Ragged.open(f"{path}.caps_ids")[row]
+        times, pieces = Ragged.open(f"{path}.startends"), Ragged.open(f"{path}.caps_ids")
+        if not row < len(times) == len(pieces):
+            raise ValueError(
+                f"{path}: {len(times)} videos with times, {len(pieces)} with texts; {name} is number {row}"
+            )
+        spans = np.array(times[row], np.float64).reshape(-1, 2)
+        ids = pieces[row]
         if len(ids) != len(spans):
             raise ValueError(f"{path}: {name} has {len(ids)} texts and {len(spans)} times")
         order = np.argsort(spans[:, 0], kind="stable")

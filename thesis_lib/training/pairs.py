@@ -116,9 +116,10 @@ def video_span(centre: int, length: int, num_seconds: int, rng: np.random.Genera
 def permute_texts(captions: Mapping[str, Captions], seed: int) -> dict[str, Captions]:
     """The same slots in time with all texts of all videos permuted over them: nothing left that text says of video.
 
-    To exchange whole videos' captions is not enough: what is said first stays first, and time leaks.
+    To exchange whole videos' captions is not enough: what is said first stays first, and time leaks. Videos whose
+    captions cannot be read are left out.
     """
-    said_in = dict(captions.items())
+    said_in = {video: said for video in captions if (said := _readable(captions, video)) is not None}
     said = [item for one in said_in.values() for item in (one.texts if one.tokens is None else one.tokens)]
     order = iter(np.random.default_rng(seed).permutation(len(said)))
     permuted = {}
@@ -126,6 +127,13 @@ def permute_texts(captions: Mapping[str, Captions], seed: int) -> dict[str, Capt
         items = [said[next(order)] for _ in range(len(one))]
         permuted[video] = replace(one, texts=items) if one.tokens is None else replace(one, tokens=items)
     return permuted
+
+
+def _readable(captions: Mapping[str, Captions], video: str) -> Captions | None:
+    try:
+        return captions[video]
+    except (ValueError, OSError):
+        return None
 
 
 def _check_seconds(num_seconds: int) -> None:

@@ -141,7 +141,7 @@ def bag(said: Captions, time: float, candidates: int) -> np.ndarray:
     return nearest_captions(said.starts, said.ends, time, candidates)
 
 
-MOST_UNREADABLE = 20  # videos one after the other: by then it is the folder that is wrong, not the videos
+MOST_UNREADABLE = 100  # videos one after the other: by then it is the folder that is wrong, not the videos
 
 
 @dataclass(frozen=True)
