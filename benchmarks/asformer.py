@@ -7,7 +7,6 @@ which no longer imports). Both train on random features of 2048 values, 19 class
 
 import argparse
 import importlib.util
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from types import ModuleType
 
 import torch
 
-from benchmarks.measure import MEGABYTE, alternate, machine, peak_memory, ratio
+from benchmarks.measure import MEGABYTE, alternate, machine, peak, peak_memory, ratio
 from thesis_lib.models.asformer import ASFormer
 
 CLASSES, VALUES = 19, 2048
@@ -60,8 +59,7 @@ def in_memory(official: str | None, length: int):
     step = training_step(official, length)
     yield
     step()
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    print(f"whole process {int(peak[1]) / 1024:.0f} MB, ", end="", flush=True)
+    print(f"whole process {peak() / MEGABYTE:.0f} MB, ", end="", flush=True)
 
 
 def on_gpu(step: Callable[[], None]) -> float:
@@ -85,7 +83,6 @@ def main() -> None:
     print(machine())
     names = {"official": options.official, "ours": None} if options.official else {"ours": None}
 
-    # First, while this process is small: a new one starts with the peak of the one that starts it.
     on = options.device, options.precision
     for length in options.lengths if options.device == "cpu" else ():
         for name, folder in names.items():

@@ -51,14 +51,14 @@ def peak_memory(function: Callable, *arguments) -> int:
 def _measure(sender, function, arguments):
     steps = function(*arguments)
     next(steps)
-    before = _peak()
+    before = peak()
     for _ in steps:
         pass
-    sender.send(_peak() - before)
+    sender.send(peak() - before)
 
 
-def _peak() -> int:
-    """Of this process alone: ru_maxrss would begin with what its parent had when it was started."""
+def peak() -> int:
+    """Peak resident bytes of this process alone: ru_maxrss would begin with what its parent had when it was started."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
 

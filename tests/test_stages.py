@@ -136,6 +136,7 @@ def test_the_network_of_frames_does_not_touch_that_of_seconds(keys):
     assert changed(keys, "02_feature_extraction", i3d_lr=0.5) == expected
     s3d = changed(keys, "02_feature_extraction", s3d_lr=0.5)
     assert s3d == set(jobs_of("smoke")) - expected - {"corpus"}
+    assert changed(keys, "02_feature_extraction", s3d_train_fps=5.0) == s3d
 
 
 def test_another_corpus_is_another_everything(keys):

@@ -49,19 +49,17 @@ def test_one_video(tmp_path):
     save(tmp_path, 3)
     videos, skipped = load_videos(tmp_path, said(3))
     assert len(videos) == 3 and list(videos.seconds) == [10, 10, 10] and not any(skipped.values())
-    clip = videos.clip(1, 2, 5)
-    assert clip.dtype == np.float32 and clip.shape == (3, 8) and clip.flags.writeable
-    np.testing.assert_array_equal(clip, np.load(tmp_path / "v1.npy")[2:5].astype(np.float32))
+    np.testing.assert_array_equal(videos[1].features, np.load(tmp_path / "v1.npy"))
     assert [video.name for video in videos] == ["v0", "v1", "v2"] and videos.captions(2).texts == ["cut"]
     assert videos.only(["v2", "v0"]).names.tolist() == ["v0", "v2"]
     again = pickle.loads(pickle.dumps(videos))  # as a worker process gets it
-    np.testing.assert_array_equal(again.clip(1, 2, 5), clip)
+    np.testing.assert_array_equal(again[1].features, videos[1].features)
 
 
 def test_files_are_open_only_while_they_are_read(tmp_path):
     save(tmp_path, 50)
     videos, _ = load_videos(tmp_path, said(50))
-    clips = [videos.clip(index, 0, 2) for index in range(50)]
+    clips = [np.array(videos[index].features[:2]) for index in range(50)]
     open_maps = open(f"/proc/{os.getpid()}/maps").read().count(str(tmp_path))
     assert len(clips) == 50 and open_maps == 0
 
@@ -90,13 +88,12 @@ def test_normalised_with_others_is_refused_by_name(tmp_path):
         load_videos(tmp_path, said(35))
 
 
-def test_vectors_beyond_the_sample_are_checked_when_they_are_used(tmp_path):
+def test_vectors_beyond_the_sample_are_not_looked_at(tmp_path):
+    """They are when a batch is made of them: see the tests of tracks."""
     save(tmp_path, 9)
     np.save(tmp_path / "v3.npy", np.full((10, 8), np.inf, np.float16))
-    videos, _ = load_videos(tmp_path, said(9), sample=2)  # the first and the last
-    assert len(videos) == 9 and videos.clip(2, 0, 3).shape == (3, 8)
-    with pytest.raises(ValueError, match="v3, seconds 0 to 3: not finite"):
-        videos.clip(3, 0, 3)
+    assert len(load_videos(tmp_path, said(9), sample=2)[0]) == 9  # the first and the last
+    assert len(load_videos(tmp_path, said(9), sample=9)[0]) == 8
 
 
 def test_the_line_that_says_what_was_left_out():

@@ -17,7 +17,7 @@ def test_rows_come_back(tmp_path_factory, lengths):
         for some in (rows[:7], rows[7:]):
             writer.append(np.concatenate([np.empty((0, 3)), *some]), list(map(len, some)))
     ragged = Ragged.open(path)
-    assert len(ragged) == len(rows) and all(np.array_equal(a, b) for a, b in zip(ragged, rows, strict=False))
+    assert len(ragged) == len(rows) and all(np.array_equal(a, b) for a, b in zip(ragged, rows, strict=True))
     data, starts = np.load(f"{path}_data.npy"), np.load(f"{path}_starts.npy")
     assert data.shape == (sum(lengths), 3) and starts.tolist() == np.cumsum([0, *lengths]).tolist()
 

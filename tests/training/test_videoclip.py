@@ -304,3 +304,16 @@ def test_both_towers_start_from_a_published_bert(howto, tmp_path):
     theirs = source.text_encoder.state_dict()
     for tower in (model.text_encoder, model.video_encoder.bert):
         assert all(torch.equal(value, theirs[name]) for name, value in tower.state_dict().items())
+
+
+def test_workers_and_half_precision(howto, tmp_path):
+    """Loading in a process of its own changes nothing; bf16 changes the losses a little."""
+    root, _ = howto
+    settings = dict(num_steps=6, clusters_per_step=2, pairs_at_once=9)
+    _, alone = train(tmp_path, root, "alone", **settings)
+    _, workers = train(tmp_path, root, "workers", loading_workers=1, **settings)
+    pd.testing.assert_frame_equal(alone, workers, check_exact=True)
+    _, half = train(tmp_path, root, "half", precision="bf16", **settings)
+    columns = ["loss", "val_loss", "val_loss_clusters"]
+    np.testing.assert_allclose(half[columns], alone[columns], rtol=0.05)
+    assert not np.array_equal(half["loss"], alone["loss"])

@@ -39,7 +39,7 @@ class NarratedVideo:
 class NarratedVideos(Sequence[NarratedVideo]):
     """names [V] and seconds [V] of the usable videos; videos[i] opens features and captions of one.
 
-    `clip` and `captions` fetch one side alone. Safe to hand to worker processes: no file stays open.
+    `captions` fetches one side alone. Safe to hand to worker processes: no file stays open.
     """
 
     def __init__(
@@ -54,19 +54,6 @@ class NarratedVideos(Sequence[NarratedVideo]):
     def __getitem__(self, index: int) -> NarratedVideo:
         name = str(self.names[index])
         return NarratedVideo(name, self.features.open(name), self.captions(index))
-
-    def clip(self, index: int, start: int, end: int) -> np.ndarray:
-        """Vectors [end - start, D] float32 of the seconds from start to end (excluded).
-
-        Raises ValueError if one of them is not finite; only a sample is checked before.
-        """
-        name = str(self.names[index])
-        vectors = np.array(self.features.open(name)[start:end], np.float32)
-        if not np.isfinite(vectors).all():
-            raise ValueError(
-                f"{self.features}: {name}, seconds {start} to {end}: not finite; remove or extract it again"
-            )
-        return vectors
 
     def captions(self, index: int) -> Captions:
         """Those that start within the features, the last one cut where these end."""
