@@ -3,14 +3,14 @@
     thesis run --profile mini --jobs 2                                        this machine
     thesis run --profile 50salads --jobs 16 --snakemake "--executor slurm"    SLURM, after pip install -e .[slurm]
 
-Stages are listed by `thesis_lib.stages.jobs`. They keep results under runs/ by their inputs and code, so that a rule
+Stages are listed by `thesis_lib.graph.jobs`. They keep results under runs/ by their inputs and code, so that a rule
 that runs again for an edited comment only looks, and computes nothing. Resources are what SLURM is asked for; on this
 machine `--snakemake "--resources gpu=1"` keeps two jobs from sharing one GPU.
 """
 
 import sys
 
-from thesis_lib import params, paths, stages
+from thesis_lib import graph, params, paths
 
 PROFILE = config.get("profile", "mini")
 NEEDS = {  # besides their stages, notebooks need others: whose results they read, or what the reader has seen by then
@@ -22,14 +22,14 @@ NEEDS = {  # besides their stages, notebooks need others: whose results they rea
 }
 NOTEBOOKS = params.notebooks()
 NEEDS["08_summary"] = [name for name in NOTEBOOKS if name < "08"]
-JOBS = stages.jobs(PROFILE)
+JOBS = graph.jobs(PROFILE)
 THESIS = f"{sys.executable} -m thesis_lib.cli"
 ON_GPU = int(params.layered(NOTEBOOKS[0], PROFILE)[0].get("device") != "cpu")  # what a job asks SLURM for
 THREADS = config.get("threads", 1)  # Snakemake hands them to OpenMP and asks SLURM for as many CPUs
 TORCHRUN = f"OMP_NUM_THREADS={THREADS} {sys.executable} -m torch.distributed.run --standalone --nproc_per_node="
 LIBRARY = paths.ROOT / "thesis_lib"
 PAGE = [LIBRARY / f"{name}.py" for name in ("report", "chapters", "markup", "rendering")]
-COMMANDS = [LIBRARY / f"{name}.py" for name in ("cli", "execute", "evaluate")]  # no number depends on them
+COMMANDS = [LIBRARY / f"{name}.py" for name in ("cli", "execute", "evaluate", "graph")]  # no number depends on them
 SOURCES = sorted(str(file) for file in LIBRARY.rglob("*.py") if file not in PAGE + COMMANDS)
 
 

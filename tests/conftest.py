@@ -56,6 +56,7 @@ def build(profile):
         (folder / name).write_text(" ".join(sorted(file.name for file in folder.glob("notebooks/*.ipynb"))))
     return [folder / "report.html", folder / "report.pdf"]
 """
+LIBRARY = {"stages": STAGES, "graph": "from thesis_lib.stages import jobs", "toy": TOY, "report": REPORT}
 COMMON = 'profile: str = "smoke"  # which parameters\nseed: int = 0  # of the corpus\n'
 BASELINE = COMMON + "epochs: int = 2  # of training\nbroken: bool = False  # fail in the notebook\n"
 RECORD = "from thesis_lib import params, results, stages\np = params.from_cell(globals())"
@@ -68,7 +69,12 @@ class Project:
         for name in ("__init__", "cli", "execute", "params", "paths", "results", "runs", "tables"):
             shutil.copy(ROOT / "thesis_lib" / f"{name}.py", folder / "thesis_lib")
         shutil.copy(ROOT / "Snakefile", folder)
-        for name, text in {"stages": STAGES, "toy": TOY, "report": REPORT}.items():
+        for name, text in {
+            "stages": STAGES,
+            "graph": "from thesis_lib.stages import jobs",
+            "toy": TOY,
+            "report": REPORT,
+        }.items():
             (folder / "thesis_lib" / f"{name}.py").write_text(text)
         (folder / "notebooks").mkdir()
         train = "folders = [stages.train(p, split) for split in (1, 2)]"

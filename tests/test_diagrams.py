@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from thesis_lib import diagrams, figures, params, stages
+from thesis_lib import diagrams, figures, graph, params
 
 
 def reachable(start):
@@ -24,7 +24,7 @@ def test_the_map_shows_every_notebook_of_the_report():
 
 
 def test_the_map_holds_every_dependency_of_the_stages():
-    jobs = stages.jobs("smoke")
+    jobs = graph.jobs("smoke")
     number = {name: job["notebook"].split("_")[0] for name, job in jobs.items()}
     needed = {(number[need], number[name]) for name, job in jobs.items() for need in job["needs"]}
     assert [edge for edge in needed if edge[0] != edge[1] and edge[1] not in reachable(edge[0])] == []

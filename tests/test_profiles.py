@@ -2,7 +2,7 @@
 
 import pytest
 
-from thesis_lib import params, paths, stages
+from thesis_lib import graph, params, paths
 
 REAL = "50salads"
 FILES = {  # what README.md tells to put under data/
@@ -44,7 +44,7 @@ def test_with_the_data_in_place_the_whole_graph_stands(elsewhere):
     put_data(elsewhere)
     for name in params.notebooks():
         assert params.load(name, REAL).data_root == str(elsewhere / "data/50salads")
-    jobs = stages.jobs(REAL)
+    jobs = graph.jobs(REAL)
     assert {f"baseline_split{split}" for split in range(1, 6)} <= set(jobs)
     readme = (paths.PARAMS.parent / "README.md").read_text("utf-8")
     for name in [*FILES["files"], *FILES["folders"]]:
@@ -78,7 +78,7 @@ def test_pretraining_alone_is_a_graph_of_its_own(elsewhere):
     for folder in ("data/howto100m/s3d", "data/weights/bert-base-uncased"):
         (elsewhere / folder).mkdir(parents=True)
     (elsewhere / "data/weights/bert-base-uncased/vocab.txt").touch()
-    jobs = stages.jobs("howto100m")
+    jobs = graph.jobs("howto100m")
     assert set(jobs) == {"s3d_howto", "pretraining_reference", "pretraining_own"}
     job = jobs["pretraining_reference"]
     assert job["processes"] == 8 and job["needs"] == ["s3d_howto"] and not jobs["s3d_howto"]["needs"]

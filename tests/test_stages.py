@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from thesis_lib import params, stages
+from thesis_lib import graph, params, stages
 
 PROFILES = ("smoke", "mini")
-jobs_of = functools.cache(stages.jobs)  # of the profiles as they are
+jobs_of = functools.cache(graph.jobs)  # of the profiles as they are
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def keys(tmp_path_factory):
             patch.setattr(params, "declared", functools.cache(params.declared))
             patch.setattr(params, "load", load)
             patch.setattr(stages, "cached", cached)
-            for name, job in stages.jobs("smoke").items():
+            for name, job in graph.jobs("smoke").items():
                 calls.clear()
                 stages.run_stage(job["stage"], "smoke", **job["arguments"])
                 found[name] = list(dict.fromkeys(calls))

@@ -82,9 +82,9 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args) -> int:
     """Execute all notebooks, or those given, and build the report; what is up to date is left as it is."""
-    from thesis_lib import stages
+    from thesis_lib import graph
 
-    jobs = stages.jobs(args.profile)
+    jobs = graph.jobs(args.profile)
     staged = [text for text in args.notebooks if text in jobs]
     chosen = [params.find(text) for text in args.notebooks if text not in jobs]
     for name in {jobs[job]["notebook"] for job in staged} if staged and not chosen else params.notebooks():
@@ -151,9 +151,9 @@ def report(args) -> None:
 
 def status(args) -> None:
     """Show what is done, running, failed and not run, with the last line of each log."""
-    from thesis_lib import stages
+    from thesis_lib import graph
 
-    for job, about in stages.jobs(args.profile).items():
+    for job, about in graph.jobs(args.profile).items():
         done = (paths.report(args.profile) / "jobs" / f"{job}.done").exists()
         print(f"{job:32}{'done' if done else 'not run':12}{_last_log(job, args.profile)}  [{about['notebook']}]")
     for name in params.notebooks():

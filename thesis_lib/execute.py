@@ -70,9 +70,9 @@ def run_stage(name: str, profile: str, arguments: dict) -> bool:
     If a job of the graph fails, its notebook cannot start: a notebook that says so stands in its place. Of several
     processes that torchrun started, the first one speaks for all; each has a log of its own.
     """
-    from thesis_lib import stages
+    from thesis_lib import graph, stages
 
-    job = stages.jobs(profile).get(name, {}) if not arguments else {}
+    job = graph.jobs(profile).get(name, {}) if not arguments else {}
     start = time.perf_counter()
     with _processes() as number, _lines(name, profile, number) as lines, redirect_stdout(lines):
         try:

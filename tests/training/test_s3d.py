@@ -155,18 +155,6 @@ def test_clips_meet_the_captions_nearest_to_their_middle(howto):
     assert len(s3d.bag(said, 1.0, 3)) == 3
 
 
-def test_clips_decoded_on_demand_are_those_from_memory(howto):
-    """8 frames a second, as the files have; a clip at half that rate takes every second frame."""
-    path = sorted((howto / "videos").iterdir())[0]
-    whole, opened, slow = s3d.in_memory(path, SIDE), *(s3d.on_demand(path, SIDE, fps, 12.0) for fps in (8.0, 4.0))
-    assert (whole.length, opened.length, slow.length) == (96, 96, 48)
-    for start in (0, 7, 50, 92):
-        assert torch.equal(opened.clip(start, 4), whole.clip(start, 4))
-    assert torch.equal(slow.clip(5, 4), torch.stack([whole.clip(frame, 1)[0] for frame in (10, 12, 14, 16)]))
-    wide = s3d.on_demand(path, 2 * SIDE, 8.0, 12.0).clip(0, 2)  # smaller than the size: filled up
-    assert wide.shape == (2, 3, 2 * SIDE, 2 * SIDE) and not wide[:, :, : SIDE // 2].any()
-
-
 def test_it_trains_on_clips_decoded_by_workers_and_passes_over_what_cannot_be_read(howto, tmp_path, capfd):
     root = tmp_path / "howto"
     shutil.copytree(howto, root)

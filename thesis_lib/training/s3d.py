@@ -5,21 +5,17 @@ antoine77340/MIL-NCE_HowTo100M main_distributed.py: Adam, warm-up, cosine decay,
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from thesis_lib.data.howto100m import Captions, nearest_captions, read_captions
 from thesis_lib.data.text import S3DWords
-from thesis_lib.data.video import frame_rate, read_clip, read_frames
-from thesis_lib.extraction import prepare
 from thesis_lib.losses import mil_nce_loss
 from thesis_lib.models.s3d import S3D
 from thesis_lib.training import distributed
+from thesis_lib.training.films import MOST_UNREADABLE, read_films
 from thesis_lib.training.loop import choose_device, cosine_decay, fit, num_epochs_of, numbered, seed_everything
 from thesis_lib.training.pairs import permute_texts
 
@@ -64,18 +60,8 @@ def train(
     if captions == "permuted":
         said = permute_texts(said, seed)
     names = [name for name in sorted(said) if len(said[name])][: num_videos or None]
-    paths = {path.stem: path for path in sorted((Path(howto) / "videos").iterdir()) if path.stem in said}
-    films = {}
-    for name in filter(paths.__contains__, names):
-        try:
-            films[name] = (
-                on_demand(paths[name], size, fps, said[name].ends.max()) if fps else in_memory(paths[name], size)
-            )
-        except ValueError as error:
-            print(f"s3d: passed over, {error}", flush=True)
-    names = [name for name in names if name in films and films[name].length >= frames]
-    if not names:
-        raise ValueError(f"{Path(howto) / 'videos'}: not one video with captions that is {frames} frames long")
+    films = read_films(howto, names, size, fps, {name: said[name].ends.max() for name in names}, frames)
+    names = list(films)
 
     words = S3DWords.of(text for name in names for text in said[name].texts)
     texts = {name: words.encode(said[name].texts) for name in names}
@@ -139,44 +125,6 @@ def train(
 def bag(said: Captions, time: float, candidates: int) -> np.ndarray:
     """Indices of the captions that count as positives of a clip around `time` seconds."""
     return nearest_captions(said.starts, said.ends, time, candidates)
-
-
-MOST_UNREADABLE = 100  # videos one after the other: by then it is the folder that is wrong, not the videos
-
-
-@dataclass(frozen=True)
-class Film:
-    """A video as `length` frames, `rate` a second; clip(start, count) -> [count, 3, H, W] uint8, None if unreadable."""
-
-    length: int
-    rate: float
-    clip: Callable[[int, int], torch.Tensor | None]
-
-
-def in_memory(path: Path, size: int) -> Film:
-    """All frames of a small video."""
-    frames = _prepared([frame for _, frame in read_frames(path, damaged="repeat")], size)
-    return Film(len(frames), frame_rate(path), lambda start, count: frames[start : start + count])
-
-
-def on_demand(path: Path, size: int, fps: float, seconds: float) -> Film:
-    """A video that is opened for each of its clips; `seconds`: how much of it counts, so that it need not be opened."""
-
-    def clip(start: int, count: int) -> torch.Tensor | None:
-        try:
-            frames = _prepared(read_clip(path, start / fps, count, fps), size)
-        except ValueError as error:
-            print(f"s3d: passed over, {error}", flush=True)
-            return None
-        # Clips of a batch must be of one size, whatever the shape of their videos: the middle, filled up with black.
-        rows, columns = (size - side for side in frames.shape[2:])
-        return F.pad(frames, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-
-    return Film(int(seconds * fps), fps, clip)
-
-
-def _prepared(frames: Sequence[np.ndarray], size: int) -> torch.Tensor:
-    return (prepare(torch.from_numpy(np.stack(frames)), size) * 255).round().byte()
 
 
 def load(folder: Path) -> tuple[S3D, S3DWords, int]:

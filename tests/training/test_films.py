@@ -1,0 +1,66 @@
+"""Clips of narrated videos: from memory and decoded on demand they are the same, and they lie where they should."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from thesis_lib.data.video import write_video
+from thesis_lib.training.films import in_memory, on_demand, read_films
+from thesis_lib.training.narrated_clips import NarratedClips, even
+
+FPS, SIDE, LENGTH = 8.0, 16, 96
+
+
+@pytest.fixture(scope="module")
+def howto(tmp_path_factory):
+    """Three videos whose frames tell their number by their brightness, one caption in each of the first two."""
+    root = tmp_path_factory.mktemp("howto")
+    (root / "videos").mkdir()
+    ramp = np.broadcast_to((2 * np.arange(LENGTH, dtype=np.uint8))[:, None, None, None], (LENGTH, SIDE, SIDE, 3))
+    for name in ("a", "b", "c"):
+        write_video(root / f"videos/{name}.avi", list(np.ascontiguousarray(ramp)), FPS)
+    said = {name: {"start": [4.0], "end": [6.0], "text": [f"words of {name}"]} for name in ("a", "b")}
+    (root / "raw_caption.json").write_text(json.dumps(said))
+    return root
+
+
+def numbers(clip: torch.Tensor) -> np.ndarray:
+    return (clip.float().mean(dim=(1, 2, 3)) / 2).round().int().numpy()
+
+
+def test_clips_decoded_on_demand_are_those_from_memory(howto):
+    """8 frames a second, as the files have; a clip at half that rate takes every second frame."""
+    path = howto / "videos/a.avi"
+    whole, opened, slow = in_memory(path, SIDE), *(on_demand(path, SIDE, fps, 12.0) for fps in (8.0, 4.0))
+    assert (whole.length, opened.length, slow.length) == (96, 96, 48)
+    for start in (0, 7, 50, 92):
+        assert torch.equal(opened.clip(start, 4), whole.clip(start, 4))
+    assert torch.equal(slow.clip(5, 4), torch.stack([whole.clip(frame, 1)[0] for frame in (10, 12, 14, 16)]))
+    wide = on_demand(path, 2 * SIDE, 8.0, 12.0).clip(0, 2)  # smaller than the size: filled up
+    assert wide.shape == (2, 3, 2 * SIDE, 2 * SIDE) and not wide[:, :, : SIDE // 2].any()
+
+
+def test_only_films_with_captions_that_are_long_enough(howto, capfd):
+    assert list(read_films(howto, ["b", "a", "missing"], SIDE, 0.0, {}, 8)) == ["b", "a"]
+    with pytest.raises(ValueError, match="not one video with captions that is 97 frames long"):
+        read_films(howto, ["a"], SIDE, 0.0, {}, LENGTH + 1)
+
+
+def test_a_clip_lies_around_its_caption(howto):
+    clips = NarratedClips(howto, frames=4, seconds=2.0, size=SIDE)
+    assert clips.names == ["a", "b"]
+    assert np.abs(numbers(clips.clip("a", 5.0)) - [33, 37, 41, 45]).max() <= 1, (
+        "seconds 4 to 6, in the middle of fourths"
+    )
+    assert np.abs(numbers(clips.clip("a", -3.0)) - [2, 6, 10, 14]).max() <= 1, "moved into the video"
+    drawn, texts = clips.draw(np.random.default_rng(0), 50)
+    assert drawn.shape == (50, 4, 3, SIDE, SIDE) and set(texts) == {"words of a", "words of b"}
+    middles = np.array([numbers(clip).mean() for clip in drawn]) / FPS
+    assert middles.min() < 4.3 and middles.max() > 5.7 and (np.abs(middles - 5) < 1.2).all()
+
+
+def test_even_places():
+    assert even(8, 4).tolist() == [1, 3, 5, 7] and even(4, 4).tolist() == [0, 1, 2, 3]
+    assert len(set(even(9, 8).tolist())) == 8 and even(9, 8).max() < 9

@@ -1,0 +1,55 @@
+"""The jobs of a profile: which heavy stages the Snakefile runs before their notebooks, after which others, on what."""
+
+from types import SimpleNamespace
+
+from thesis_lib import params, paths, stages
+
+
+def job(stage: str, needs: tuple[str, ...] = (), processes: int = 1, hours: int = 12, **arguments) -> dict:
+    """One job: a stage with its arguments, after others, on so many processes; what SLURM is asked for."""
+    found = {"stage": stage, "arguments": arguments, "needs": list(needs), "notebook": stages.NOTEBOOK[stage]}
+    resources = {"mem_mb": 8000 * processes, "runtime": 60 * hours}
+    return found | {"processes": processes, "resources": resources}
+
+
+def jobs(profile: str) -> dict[str, dict]:
+    """The heavy stages of a profile by name, each as `job` makes them.
+
+    A profile without the parameters of the baseline is one of pretraining alone, from features that it names.
+    """
+
+    def of_profile(stage: str) -> SimpleNamespace:
+        return params.load(stages.NOTEBOOK[stage], profile)
+
+    pretrain = of_profile("pretraining")
+    whole = (paths.PARAMS / profile / f"{stages.NOTEBOOK['baseline']}.yaml").is_file()
+    hours = max(12, pretrain.num_steps // 1500)
+    found = {"s3d_howto": job("s3d_features", ("s3d_weights",) if whole else (), videos="howto")}
+    for recipe in ("reference", "own"):
+        found[f"pretraining_{recipe}"] = job("pretraining", ("s3d_howto",), pretrain.processes, hours, recipe=recipe)
+    for seed in pretrain.compared_seeds if stages.comparisons(pretrain) else ():
+        found[f"compared_seed{seed}"] = job("compared", ("s3d_howto",), seed=seed)
+    if not whole:
+        return found
+
+    p = {name: of_profile(name) for name in ("cropping", "baseline", "control", "fine_tuning")}
+    found = {
+        "corpus": job("corpus"),
+        "s3d_weights": job("s3d_weights", ("corpus",)),
+        "i3d_weights": job("i3d_weights", ("corpus",)),
+        "s3d_salads": job("s3d_features", ("s3d_weights",), videos="salads"),
+        "i3d_features": job("i3d_features", ("i3d_weights",)),
+    } | found
+    for captions, seed in stages.controls(p["control"]):
+        found[f"control_{captions}_{seed}"] = job("control", ("corpus",), captions=captions, seed=seed)
+    for cut in p["cropping"].cuts:
+        found[f"cropping_{cut}"] = job("cropping", ("i3d_features",), cut=cut)
+    for split in p["baseline"].splits:
+        found[f"baseline_split{split}"] = job("baseline", ("i3d_features",), split=split)
+    pretrained = ("s3d_salads", "pretraining_reference", "pretraining_own")
+    for weights in ("reference", "own"):
+        for head in p["fine_tuning"].heads_tuned:
+            found[f"fine_tuning_{weights}_{head}"] = job("fine_tuning_splits", pretrained, weights=weights, head=head)
+    for head in p["fine_tuning"].heads_tuned:
+        found[f"few_labels_{head}"] = job("few_labels_all", pretrained, head=head)
+    return found

@@ -1,0 +1,74 @@
+"""Narrated videos as clips of frames: small ones held in memory, large ones opened for each of their clips."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from thesis_lib.data.video import frame_rate, read_clip, read_frames
+from thesis_lib.extraction import prepare
+
+MOST_UNREADABLE = 100  # videos one after the other: by then it is the folder that is wrong, not the videos
+
+
+@dataclass(frozen=True)
+class Film:
+    """A video as `length` frames, `rate` a second; clip(start, count) -> [count, 3, H, W] uint8, None if unreadable."""
+
+    length: int
+    rate: float
+    clip: Callable[[int, int], torch.Tensor | None]
+
+
+def read_films(
+    howto: str | Path, names: Sequence[str], size: int, fps: float, seconds: Mapping[str, float], frames: int
+) -> dict[str, Film]:
+    """The films of those `names` that howto/videos holds and that have `frames` frames at least, in their order.
+
+    size: pixels of the short side · fps: 0 = small videos, kept in memory whole at their own rate · else clips are
+    decoded where they are needed, at so many frames a second, and `seconds` says how much of each video counts. Videos
+    that cannot be read are named and passed over. Raises ValueError where not one is left.
+    """
+    folder = Path(howto) / "videos"
+    paths = {path.stem: path for path in sorted(folder.iterdir())} if folder.is_dir() else {}
+    films = {}
+    for name in filter(paths.__contains__, names):
+        try:
+            film = on_demand(paths[name], size, fps, seconds[name]) if fps else in_memory(paths[name], size)
+        except ValueError as error:
+            print(f"passed over, {error}", flush=True)
+            continue
+        if film.length >= frames:
+            films[name] = film
+    if not films:
+        raise ValueError(f"{folder}: not one video with captions that is {frames} frames long")
+    return films
+
+
+def in_memory(path: Path, size: int) -> Film:
+    """All frames of a small video."""
+    frames = _prepared([frame for _, frame in read_frames(path, damaged="repeat")], size)
+    return Film(len(frames), frame_rate(path), lambda start, count: frames[start : start + count])
+
+
+def on_demand(path: Path, size: int, fps: float, seconds: float) -> Film:
+    """A video that is opened for each of its clips; `seconds`: how much of it counts, so that it need not be opened."""
+
+    def clip(start: int, count: int) -> torch.Tensor | None:
+        try:
+            frames = _prepared(read_clip(path, start / fps, count, fps), size)
+        except ValueError as error:
+            print(f"passed over, {error}", flush=True)
+            return None
+        # Clips of a batch must be of one size, whatever the shape of their videos: the middle, filled up with black.
+        rows, columns = (size - side for side in frames.shape[2:])
+        return F.pad(frames, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+
+    return Film(int(seconds * fps), fps, clip)
+
+
+def _prepared(frames: Sequence[np.ndarray], size: int) -> torch.Tensor:
+    return (prepare(torch.from_numpy(np.stack(frames)), size) * 255).round().byte()

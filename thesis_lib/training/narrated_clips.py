@@ -1,0 +1,72 @@
+"""Clips of narrated videos with what is said around them: the batches of systems that learn from frames and words.
+
+A caption is drawn, then a clip around it. What is said and what is shown hardly ever start together, so the clip is
+moved by a random time of up to half its length.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from thesis_lib.data.captions import read_captions
+from thesis_lib.training.films import MOST_UNREADABLE, read_films
+from thesis_lib.training.pairs import permute_texts
+
+
+class NarratedClips:
+    """howto/videos and howto/raw_caption.json as pairs of a clip and a caption.
+
+    frames: of a clip, at even times within `seconds` · size: pixels of the short side · num_videos: 0 for all ·
+    on_demand: False = small videos, held in memory whole · captions="permuted" exchanges the texts of all captions
+    with each other, which leaves nothing to learn of them: the control. `names`: the videos with captions that can be
+    read and are long enough. Raises ValueError where there is none.
+    """
+
+    def __init__(
+        self,
+        howto: str | Path,
+        *,
+        frames: int,
+        seconds: float,
+        size: int,
+        num_videos: int = 0,
+        on_demand: bool = False,
+        captions: str = "true",
+        seed: int = 0,
+    ):
+        said = read_captions(Path(howto) / "raw_caption.json")
+        self.said = permute_texts(said, seed) if captions == "permuted" else said
+        names = [name for name in sorted(self.said) if len(self.said[name])][: num_videos or None]
+        ends = {name: self.said[name].ends.max() for name in names}
+        self.frames, self.seconds = frames, seconds
+        self.films = read_films(howto, names, size, frames / seconds if on_demand else 0.0, ends, frames)
+        self.names = list(self.films)
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str]]:
+        """`count` clips [B, frames, 3, size, size] uint8 and a caption for each."""
+        pairs = [self._pair(rng) for _ in range(count)]
+        return torch.stack([clip for clip, _ in pairs]), [text for _, text in pairs]
+
+    def _pair(self, rng: np.random.Generator) -> tuple[torch.Tensor, str]:
+        for _ in range(MOST_UNREADABLE):
+            name = self.names[rng.integers(len(self.names))]
+            said = self.said[name]
+            number = rng.integers(len(said))
+            centre = (said.starts[number] + said.ends[number]) / 2 + self.seconds * rng.uniform(-0.5, 0.5)
+            if (clip := self.clip(name, centre)) is not None:
+                return clip, said.texts[number]
+        raise ValueError(f"{MOST_UNREADABLE} videos in a row cannot be read")
+
+    def clip(self, name: str, centre: float) -> torch.Tensor | None:
+        """The clip around the second `centre`, moved into the video where it lies outside; None if unreadable."""
+        film = self.films[name]
+        span = min(max(self.frames, round(self.seconds * film.rate)), film.length)
+        start = min(max(round(centre * film.rate - span / 2), 0), film.length - span)
+        frames = film.clip(start, span)
+        return None if frames is None else frames[even(span, self.frames)]
+
+
+def even(span: int, count: int) -> np.ndarray:
+    """`count` places among `span`, in the middle of as many equal parts: for 8 and 4 they are 1, 3, 5, 7."""
+    return ((np.arange(count) + 0.5) * span / count).astype(int)
