@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from thesis_lib import paths
 PLUMBING = {"thesis_lib.runs", "thesis_lib.paths"}  # they move results about, they cannot change them
 
 
-def cached(function: Callable, *, profile: str, together: bool = False, **inputs) -> Path:
+def cached(function: Callable, *, profile: str, together: bool = False, also: Sequence[str] = (), **inputs) -> Path:
     """The folder holding what `function(folder, **inputs)` wrote, computed now if it is not there yet.
 
     inputs: JSON-able values or Paths, nested in lists and dicts as well. A Path that came from `cached` counts by its
@@ -32,11 +32,12 @@ def cached(function: Callable, *, profile: str, together: bool = False, **inputs
     (a checkpoint) is where it should go on. A second process that wants the same result waits for the first.
 
     Under torchrun the first process computes and the others wait; with `together` the function runs in all of them.
+    also: modules whose code counts besides what the function's module imports, for one that it finds by name.
     """
     stage = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
     team = _team()
     canonical = _canonical(inputs, stage) if team is None else team.on_first(lambda: _canonical(inputs, stage))
-    described, code = json.loads(canonical), fingerprint(function.__module__)
+    described, code = json.loads(canonical), "\n".join(fingerprint(module) for module in (function.__module__, *also))
     key = hashlib.sha256(f"{canonical}\n{code}".encode()).hexdigest()[:16]
     folder = paths.runs(profile) / stage / key
     record = {"stage": stage, "inputs": described, "code": code}

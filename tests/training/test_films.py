@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from thesis_lib.data.video import write_video
-from thesis_lib.training.films import in_memory, on_demand, read_films
-from thesis_lib.training.narrated_clips import NarratedClips, even
+from thesis_lib.training.films import around, even, in_memory, on_demand, read_films
+from thesis_lib.training.narrated_clips import NarratedClips
 
 FPS, SIDE, LENGTH = 8.0, 16, 96
 
@@ -51,10 +51,10 @@ def test_only_films_with_captions_that_are_long_enough(howto, capfd):
 def test_a_clip_lies_around_its_caption(howto):
     clips = NarratedClips(howto, frames=4, seconds=2.0, size=SIDE)
     assert clips.names == ["a", "b"]
-    assert np.abs(numbers(clips.clip("a", 5.0)) - [33, 37, 41, 45]).max() <= 1, (
+    assert np.abs(numbers(around(clips.films["a"], 5.0, 4, 2.0)) - [33, 37, 41, 45]).max() <= 1, (
         "seconds 4 to 6, in the middle of fourths"
     )
-    assert np.abs(numbers(clips.clip("a", -3.0)) - [2, 6, 10, 14]).max() <= 1, "moved into the video"
+    assert np.abs(numbers(around(clips.films["a"], -3.0, 4, 2.0)) - [2, 6, 10, 14]).max() <= 1, "moved into the video"
     drawn, texts = clips.draw(np.random.default_rng(0), 50)
     assert drawn.shape == (50, 4, 3, SIDE, SIDE) and set(texts) == {"words of a", "words of b"}
     middles = np.array([numbers(clip).mean() for clip in drawn]) / FPS

@@ -72,3 +72,19 @@ def on_demand(path: Path, size: int, fps: float, seconds: float) -> Film:
 
 def _prepared(frames: Sequence[np.ndarray], size: int) -> torch.Tensor:
     return (prepare(torch.from_numpy(np.stack(frames)), size) * 255).round().byte()
+
+
+def around(film: Film, centre: float, frames: int, seconds: float) -> torch.Tensor | None:
+    """`frames` frames at even times within `seconds` around the second `centre` -> [frames, 3, H, W] uint8.
+
+    Moved into the film where it lies outside; None if unreadable.
+    """
+    span = min(max(frames, round(seconds * film.rate)), film.length)
+    start = min(max(round(centre * film.rate - span / 2), 0), film.length - span)
+    clip = film.clip(start, span)
+    return None if clip is None else clip[even(span, frames)]
+
+
+def even(span: int, count: int) -> np.ndarray:
+    """`count` places among `span`, in the middle of as many equal parts: for 8 and 4 they are 1, 3, 5, 7."""
+    return ((np.arange(count) + 0.5) * span / count).astype(int)

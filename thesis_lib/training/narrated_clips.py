@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from thesis_lib.data.captions import read_captions
-from thesis_lib.training.films import MOST_UNREADABLE, read_films
+from thesis_lib.training.films import MOST_UNREADABLE, around, read_films
 from thesis_lib.training.pairs import permute_texts
 
 
@@ -54,19 +54,6 @@ class NarratedClips:
             said = self.said[name]
             number = rng.integers(len(said))
             centre = (said.starts[number] + said.ends[number]) / 2 + self.seconds * rng.uniform(-0.5, 0.5)
-            if (clip := self.clip(name, centre)) is not None:
+            if (clip := around(self.films[name], centre, self.frames, self.seconds)) is not None:
                 return clip, said.texts[number]
         raise ValueError(f"{MOST_UNREADABLE} videos in a row cannot be read")
-
-    def clip(self, name: str, centre: float) -> torch.Tensor | None:
-        """The clip around the second `centre`, moved into the video where it lies outside; None if unreadable."""
-        film = self.films[name]
-        span = min(max(self.frames, round(self.seconds * film.rate)), film.length)
-        start = min(max(round(centre * film.rate - span / 2), 0), film.length - span)
-        frames = film.clip(start, span)
-        return None if frames is None else frames[even(span, self.frames)]
-
-
-def even(span: int, count: int) -> np.ndarray:
-    """`count` places among `span`, in the middle of as many equal parts: for 8 and 4 they are 1, 3, 5, 7."""
-    return ((np.arange(count) + 0.5) * span / count).astype(int)

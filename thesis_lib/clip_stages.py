@@ -1,0 +1,114 @@
+"""The heavy steps of the systems that read frames (`methods`), bound to the parameters of the notebooks that show them.
+
+As `stages`, whose functions these take further: the appendix of a system has the parameters of its recipe, notebooks 06
+and 07 those of zero-shot and fine-tuning.
+"""
+
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+
+from thesis_lib import methods, params, runs, stages
+
+FIXED = ("folder", "howto", "vocab", "name")  # arguments of a recipe that no notebook sets
+
+
+def of(method: str, profile: str) -> SimpleNamespace:
+    """The parameters of the recipe of a system."""
+    return params.load(methods.find(method).notebook, profile)
+
+
+def weights(profile: str, method: str, **changed) -> Path:
+    """A system pretrained on the narrated corpus, or the official file given for it as <method>_path.
+
+    `changed` replaces arguments of its recipe.
+    """
+    p, about, recipe = of(method, profile), methods.find(method), methods.recipe(method)
+    if (given := getattr(p, f"{method}_path", "")) and not changed:
+        return Path(given)
+    known = inspect.signature(recipe.train).parameters.keys() - {*FIXED}
+    arguments = {name: value for name, value in vars(p).items() if name in known} | about.changed | changed
+    howto, vocab = stages.named(stages.howto(p)), stages.vocabulary(p)
+    said = ", ".join(f"{name} {value}" for name, value in changed.items())
+    return runs.cached(
+        recipe.train, profile=profile, howto=howto, vocab=vocab, name=f"{method} {said}".strip(), **arguments
+    )
+
+
+def clips(profile: str, method: str) -> Path:
+    """The salad videos as one clip a second, as this system wants them."""
+    from thesis_lib import seconds
+
+    p = of(method, profile)
+    return runs.cached(
+        seconds.extract_clips,
+        profile=profile,
+        root=stages.salads(p),
+        frames=p.frames,
+        seconds=p.seconds,
+        size=p.size,
+    )
+
+
+def vectors(profile: str, method: str, kind: str, **changed) -> Path:
+    """<video>.npy [D, seconds] of the salads: frozen "features" of a system, or its "embed" in the space of texts."""
+    from thesis_lib import seconds
+
+    p = of(method, profile)
+    return runs.cached(
+        seconds.extract_vectors,
+        profile=profile,
+        also=[methods.recipe(method).__name__],
+        method=method,
+        weights=weights(profile, method, **changed),
+        vocab=stages.vocabulary(p),
+        clips=clips(profile, method),
+        kind=kind,
+        device=p.device,
+    )
+
+
+def fine_tuning(profile: str, method: str, split: int, head: str = "classifier", **changed) -> Path:
+    """A system fine-tuned on one split, with the epochs and prompts of notebook 07."""
+    from thesis_lib.training import clip_tuning
+
+    p, about = params.load(stages.NOTEBOOK["fine_tuning"], profile), of(method, profile)
+    arguments = dict(
+        method=method,
+        pretrained=weights(profile, method),
+        vocab=stages.vocabulary(p),
+        clips=clips(profile, method),
+        root=stages.salads(p),
+        split=split,
+        fps=stages.fps(p),
+        head=head,
+        num_epochs=max(p.epochs),
+        epochs=sorted(p.epochs),
+        clips_per_video=about.tuned_clips_per_video,
+        lr=about.tuned_lr,
+        warmup=p.warmup,
+        prompts=p.prompts,
+        seed=p.seed,
+        device=p.device,
+        name=f"fine-tuning {method} {head} split {split}",
+    )
+    also = [methods.recipe(method).__name__]
+    return runs.cached(clip_tuning.train, profile=profile, also=also, **arguments | changed)
+
+
+def fine_tuning_splits(profile: str, method: str) -> list[Path]:
+    """Fine-tuning on every split of notebook 07."""
+    splits = params.load(stages.NOTEBOOK["fine_tuning"], profile).splits
+    return [fine_tuning(profile, method, split) for split in splits]
+
+
+def frozen(profile: str, method: str, split: int) -> Path:
+    """ASFormer by the recipe of notebook 04 on the frozen features of a system, one vector a second."""
+    p = params.load(stages.NOTEBOOK["baseline"], profile)
+    return stages.baseline(p, split, features=vectors(profile, method, "features"), feature_rate=1.0)
+
+
+def frozen_splits(profile: str, method: str) -> list[Path]:
+    """ASFormer on frozen features on every split of notebook 04."""
+    splits = params.load(stages.NOTEBOOK["baseline"], profile).splits
+    return [frozen(profile, method, split) for split in splits]

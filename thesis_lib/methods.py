@@ -1,0 +1,48 @@
+"""The pretraining systems that read frames and words, each a line: what they are called and which recipe makes them.
+
+A recipe is a module with `train(folder, *, howto, vocab, ...)` and `load(path, vocab) -> encoder`. An encoder is a
+torch module with `frames`, `seconds` and `size` of its clips, `dim`, `features(clips) -> [B, dim]`, and, where
+`has_text`, `embed(clips)` and `embed_texts(texts)` -> unit vectors; clips are float [B, 3, T, H, W], RGB in 0..1.
+To add a system: a model in models/, a recipe in training/, and a line here.
+"""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Method:
+    title: str
+    notebook: str  # whose parameters are those of its recipe
+    recipe: str  # module of thesis_lib.training
+    modalities: str
+    changed: dict = field(default_factory=dict)  # arguments of the recipe that make it this system
+
+
+VIDEOCLIP = "videoclip"  # reads features, not frames; has stages of its own
+METHODS = {
+    "videomae": Method("VideoMAE", "A1_videomae", "videomae", "video"),
+    "alpro": Method("ALPRO", "A2_alpro", "alpro", "video, text"),
+    "svitt": Method("SViTT", "A3_svitt", "svitt", "video, text"),
+    "svitt_ego": Method("SViTT-Ego", "A3_svitt", "svitt", "video, text", {"objective": "egonce"}),
+}
+
+
+def find(name: str) -> Method:
+    """A system by its name. Raises ValueError for one that is not known."""
+    if name not in METHODS:
+        raise ValueError(f"no method '{name}': expected one of {', '.join([VIDEOCLIP, *METHODS])}")
+    return METHODS[name]
+
+
+def recipe(name: str):
+    """The module with `train` and `load` of a system."""
+    return import_module(f"thesis_lib.training.{find(name).recipe}")
+
+
+def load(name: str, path: str | Path, vocab: str | Path) -> nn.Module:
+    """The encoder of a system, from a folder that its recipe wrote or from an official file."""
+    return recipe(name).load(path, vocab)

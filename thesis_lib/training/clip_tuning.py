@@ -1,0 +1,172 @@
+"""Fine-tuning of a system that reads frames for action segmentation on one split: a class for every second.
+
+The counterpart of `finetune`, which does the same for VideoCLIP: the same videos, epochs, heads and grid. Every second
+is a clip (`seconds`) and decided by itself. head="classifier" is a fresh linear layer on the encoder's features;
+head="text" compares the clip with the class names in the encoder's own space, which needs a text tower.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from thesis_lib import methods, metrics, seconds, segmentation
+from thesis_lib.data import salads
+from thesis_lib.training import loop
+from thesis_lib.training.predictions import save_predictions
+
+TEMPERATURE = 0.05  # of the products of unit vectors under head="text"
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video a second at a time: clips [S, T, 3, H, W] uint8 (memory-mapped), labels [S]."""
+
+    name: str
+    clips: np.ndarray
+    labels: np.ndarray
+
+
+class Tuned(nn.Module):
+    """An encoder with a head: clips [B, 3, T, H, W] in 0..1 -> class scores [B, C]."""
+
+    def __init__(self, encoder: nn.Module, classes: Sequence[str], head: str):
+        super().__init__()
+        if head not in ("classifier", "text"):
+            raise ValueError(f"head={head!r}: choose one of classifier, text")
+        if head == "text" and not encoder.has_text:
+            raise ValueError('head="text": this system has no text tower, choose "classifier"')
+        self.encoder, self.classes = encoder, list(classes)
+        self.head = nn.Sequential(nn.LayerNorm(encoder.dim), nn.Linear(encoder.dim, len(self.classes)))
+        if head == "text":
+            self.head = None
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        if self.head is not None:
+            return self.head(self.encoder.features(clips))
+        return self.encoder.embed(clips) @ self.encoder.embed_texts(self.classes).T / TEMPERATURE
+
+
+def train(
+    folder: Path,
+    *,
+    method: str,
+    pretrained: Path,
+    vocab: Path,
+    clips: Path,
+    root: Path,
+    split: int,
+    fps: float,
+    head: str = "classifier",
+    num_epochs: int = 15,
+    epochs: Sequence[int] = (8, 15),
+    clips_per_video: int = 0,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    warmup: int = 20,
+    clip_norm: float = 1.0,
+    prompts: str = "readable",
+    batch_size: int = 64,
+    seed: int = 0,
+    precision: str = "fp32",
+    device: str = "auto",
+    name: str = "",
+) -> None:
+    """Writes weights.pt, head.json, history.csv and predictions.npz (a row for each of `epochs`) into `folder`.
+
+    method, pretrained: a system and its weights (`methods.load`) · clips: folder of <video>.npy (`seconds`) · root:
+    labels at `fps` and splits in MS-TCN layout · clips_per_video: seconds of a training video that an epoch passes,
+    drawn anew each time; 0 is all of them.
+    One video a step, AdamW, linear warm-up, constant after it, so that the first 8 of 15 epochs are a run of 8 epochs.
+    history.csv: epoch, loss and lr of training; at `epochs` test_loss and accuracy of the test videos, all a second.
+    """
+    folder = Path(folder)
+    train_videos, test_videos = (read_videos(clips, root, split, part, fps) for part in salads.PARTS)
+    classes = segmentation.prompts(salads.class_names(root), prompts)
+    device = loop.choose_device(device)
+    loop.seed_everything(seed)
+    model = Tuned(methods.load(method, pretrained, vocab), classes, head).to(device)
+    about = {"method": method, "head": head, "classes": classes}
+    (folder / "head.json").write_text(json.dumps(about, indent=1))
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98), fused=True)
+    scheduler = loop.polynomial_decay(optimizer, 1_000_000, warmup)
+    memory = {"predictions": {video.name: [] for video in test_videos}}
+
+    def batches(epoch: int) -> list[tuple[int, int]]:
+        order = np.random.default_rng([seed, epoch]).permutation(len(train_videos)).tolist()
+        return [(epoch, index) for index in order]
+
+    def load(item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        video = train_videos[item[1]]
+        chosen = np.random.default_rng([seed, *item]).permutation(len(video.labels))[: clips_per_video or None]
+        chosen.sort()
+        return torch.from_numpy(video.clips[chosen]), torch.from_numpy(video.labels[chosen])
+
+    def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        shown, labels = batch
+        return cross_entropy(model(seconds.as_input(shown)).float(), labels)
+
+    def evaluate(epoch: int) -> dict:
+        if epoch not in epochs:
+            return {}
+        scores = [torch.from_numpy(score_video(model, video.clips, batch_size, device)) for video in test_videos]
+        targets = torch.from_numpy(np.concatenate([video.labels for video in test_videos]))
+        for video, values in zip(test_videos, scores, strict=True):
+            memory["predictions"][video.name].append(values.argmax(1).to(torch.uint8))
+        pooled = torch.cat(scores)
+        correct = (pooled.argmax(1) == targets).float().mean().item()
+        return {"test_loss": cross_entropy(pooled, targets).item(), "accuracy": correct}
+
+    loop.fit(
+        folder,
+        model=model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        batches=batches,
+        load=load,
+        loss=loss,
+        evaluate=evaluate,
+        num_epochs=num_epochs,
+        clip_norm=clip_norm,
+        precision=precision,
+        seed=seed,
+        memory=memory,
+        name=name or f"{method} split {split}",
+    )
+    predictions = {video: torch.stack(rows).numpy() for video, rows in memory["predictions"].items()}
+    save_predictions(folder, predictions, {video.name: video.labels for video in test_videos})
+
+
+def score_video(model: nn.Module, clips: np.ndarray, batch_size: int = 64, device="cpu") -> np.ndarray:
+    """Class scores [S, C] of the clips of a video."""
+    return seconds.encode(model, clips, batch_size=batch_size, device=device)
+
+
+def load(folder: Path, pretrained: Path, vocab: Path) -> Tuned:
+    """What `train` left in `folder`, in eval mode; pretrained: the weights it started from, which tell the sizes."""
+    about = json.loads((Path(folder) / "head.json").read_text())
+    model = Tuned(methods.load(about["method"], pretrained, vocab), about["classes"], about["head"])
+    model.load_state_dict(torch.load(Path(folder) / "weights.pt", weights_only=True))
+    return model.eval()
+
+
+def read_videos(clips: str | Path, root: str | Path, split: int, part: str, fps: float) -> list[Video]:
+    """The videos of one part of a split a second at a time, as far as both clips and labels go."""
+    root, mapping = Path(root), salads.read_mapping(Path(root) / "mapping.txt")
+    videos = []
+    for name in salads.read_bundle(root / "splits" / f"{part}.split{split}.bundle"):
+        path = Path(clips) / f"{name}.npy"
+        if not path.is_file():
+            raise ValueError(f"{path}: clips missing (no video of this name, or one that cannot be read)")
+        shown = np.load(path, mmap_mode="r")
+        frames = salads.encode(salads.read_labels(root / "groundTruth" / f"{name}.txt"), mapping, where=name)
+        labels = metrics.to_seconds(frames, fps)
+        count = min(len(shown), len(labels))
+        videos.append(Video(name, shown[:count], np.asarray(labels[:count], dtype=np.int64)))
+    return videos
