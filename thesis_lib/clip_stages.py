@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 from thesis_lib import methods, params, runs, stages
 
+STAGES = ("weights", "clips", "vectors", "fine_tuning", "fine_tuning_splits", "frozen", "frozen_splits")
 FIXED = ("folder", "howto", "vocab", "name")  # arguments of a recipe that no notebook sets
 
 

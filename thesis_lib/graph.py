@@ -2,12 +2,14 @@
 
 from types import SimpleNamespace
 
-from thesis_lib import params, paths, stages
+from thesis_lib import methods, params, paths, stages
 
 
 def job(stage: str, needs: tuple[str, ...] = (), processes: int = 1, hours: int = 12, **arguments) -> dict:
     """One job: a stage with its arguments, after others, on so many processes; what SLURM is asked for."""
-    found = {"stage": stage, "arguments": arguments, "needs": list(needs), "notebook": stages.NOTEBOOK[stage]}
+    method = stage.rpartition(".")[0]
+    notebook = methods.find(method).notebook if method else stages.NOTEBOOK[stage]
+    found = {"stage": stage, "arguments": arguments, "needs": list(needs), "notebook": notebook}
     resources = {"mem_mb": 8000 * processes, "runtime": 60 * hours}
     return found | {"processes": processes, "resources": resources}
 
@@ -52,4 +54,18 @@ def jobs(profile: str) -> dict[str, dict]:
             found[f"fine_tuning_{weights}_{head}"] = job("fine_tuning_splits", pretrained, weights=weights, head=head)
     for head in p["fine_tuning"].heads_tuned:
         found[f"few_labels_{head}"] = job("few_labels_all", pretrained, head=head)
+    for name, method in methods.METHODS.items():
+        if method.notebook in params.notebooks():
+            found |= systems(name)
     return found
+
+
+def systems(method: str) -> dict[str, dict]:
+    """The jobs of a system that reads frames."""
+    made = (f"{method}_weights", f"{method}_clips")
+    return {
+        f"{method}_weights": job(f"{method}.weights", ("corpus",)),
+        f"{method}_clips": job(f"{method}.clips", ("corpus",)),
+        f"{method}_fine_tuning": job(f"{method}.fine_tuning_splits", made),
+        f"{method}_frozen": job(f"{method}.frozen_splits", made),
+    }

@@ -34,7 +34,17 @@ SPLITS = (1, 2, 3, 4, 5)
 
 
 def run_stage(stage: str, profile: str, **arguments) -> Path:
-    """A stage by name with the parameters of a profile. Raises ValueError for a name that is not one."""
+    """A stage by name with the parameters of a profile; <method>.<stage> is one of a system that reads frames.
+
+    Raises ValueError for a name that is not one.
+    """
+    method, _, function = stage.rpartition(".")
+    if method:
+        from thesis_lib import clip_stages
+
+        if function not in clip_stages.STAGES:
+            raise ValueError(f"no stage '{stage}': expected {method}. and one of {', '.join(clip_stages.STAGES)}")
+        return getattr(clip_stages, function)(profile, method, **arguments)
     if stage not in NOTEBOOK:
         raise ValueError(f"no stage '{stage}': expected one of {', '.join(NOTEBOOK)}")
     return globals()[stage](params.load(NOTEBOOK[stage], profile), **arguments)
