@@ -98,8 +98,8 @@ def sentences(rows: pd.DataFrame, kinds: Sequence[str] = KINDS) -> list[str]:
             said.append(f"{kind[0].upper() + kind[1:]}: not run for two systems.")
             continue
         top = max(means, key=means.get)
-        text = f"{kind[0].upper() + kind[1:]}: the highest mean has {top} ({means[top]:.3f}). {_against(tests(rows, kind))}"
-        said.append(text)
+        best = f"{kind[0].upper() + kind[1:]}: the highest mean has {top} ({means[top]:.3f})."
+        said.append(f"{best} {_against(tests(rows, kind))}")
     return said
 
 
