@@ -8,10 +8,11 @@ import inspect
 from pathlib import Path
 from types import SimpleNamespace
 
+import yaml
+
 from thesis_lib import methods, params, runs, stages
 
-STAGES = ("weights", "clips", "vectors", "fine_tuning", "fine_tuning_splits", "frozen", "frozen_splits")
-FIXED = ("folder", "howto", "vocab", "name")  # arguments of a recipe that no notebook sets
+STAGES = ("weights", "clips", "vectors", "fine_tuning", "fine_tuning_splits", "frozen", "frozen_splits", "comparison")
 
 
 def of(method: str, profile: str) -> SimpleNamespace:
@@ -24,16 +25,14 @@ def weights(profile: str, method: str, **changed) -> Path:
 
     `changed` replaces arguments of its recipe.
     """
-    p, about, recipe = of(method, profile), methods.find(method), methods.recipe(method)
+    p, about, train = of(method, profile), methods.find(method), methods.recipe(method).train
     if (given := getattr(p, f"{method}_path", "")) and not changed:
         return Path(given)
-    known = inspect.signature(recipe.train).parameters.keys() - {*FIXED}
-    arguments = {name: value for name, value in vars(p).items() if name in known} | about.changed | changed
-    howto, vocab = stages.named(stages.howto(p)), stages.vocabulary(p)
-    said = ", ".join(f"{name} {value}" for name, value in changed.items())
-    return runs.cached(
-        recipe.train, profile=profile, howto=howto, vocab=vocab, name=f"{method} {said}".strip(), **arguments
-    )
+    values = vars(p) | about.changed | changed
+    said = " ".join(f"{name}={value}" for name, value in changed.items())
+    values |= dict(howto=stages.named(stages.howto(p)), vocab=stages.vocabulary(p), name=f"{method} {said}".strip())
+    known = inspect.signature(train).parameters
+    return runs.cached(train, profile=profile, **{name: values[name] for name in known if name in values})
 
 
 def clips(profile: str, method: str) -> Path:
@@ -113,3 +112,16 @@ def frozen_splits(profile: str, method: str) -> list[Path]:
     """ASFormer on frozen features on every split of notebook 04."""
     splits = params.load(stages.NOTEBOOK["baseline"], profile).splits
     return [frozen(profile, method, split) for split in splits]
+
+
+def comparison(profile: str, method: str, changed: str) -> tuple[Path, Path]:
+    """A short pretraining with some arguments changed ("ratio=0.75 masking=random"), and what fine-tuning makes of it.
+
+    (weights, fine-tuned on the first split of notebook 07); `compared_steps` and `compared_epochs` tell the lengths.
+    """
+    p, tuning = of(method, profile), params.load(stages.NOTEBOOK["fine_tuning"], profile)
+    arguments = {name: yaml.safe_load(value) for name, _, value in (pair.partition("=") for pair in changed.split())}
+    trained = weights(profile, method, **dict(num_steps=p.compared_steps) | arguments)
+    epochs = dict(num_epochs=p.compared_epochs, epochs=[p.compared_epochs])
+    name = f"fine-tuning {method} {changed}".strip()
+    return trained, fine_tuning(profile, method, tuning.splits[0], pretrained=trained, name=name, **epochs)

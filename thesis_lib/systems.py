@@ -18,6 +18,8 @@ MINUTES, ORDER = "pretraining", "frames of each clip in order less shuffled"
 TITLES = {methods.VIDEOCLIP: "VideoCLIP"} | {name: method.title for name, method in methods.METHODS.items()}
 MODALITIES = {"VideoCLIP": "video, text"} | {method.title: method.modalities for method in methods.METHODS.values()}
 NO_TEXT = "no text tower"
+HEADERS = {"clips": "clips seen", "order": "order sensitivity"} | {kind: f"{kind} ↑" for kind in KINDS}
+FORMATS = {"parameters": ",.0f", "clips seen": ",.0f", "minutes": ".1f", "order sensitivity": "+.3f"}
 
 
 def row_name(title: str, kind: str) -> str:
