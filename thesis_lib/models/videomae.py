@@ -89,10 +89,12 @@ class VideoMAE(nn.Module):
 
         What the mask hides is never computed.
         """
-        visible = None if mask is None else self._places(clip, mask)[0]
-        cubes = self._cubes(clip)
-        parts = self if self.num_classes else self.encoder
-        x = parts.patch_embed(_take(cubes, visible)) + _take(positions(cubes, self.width), visible)
+        cubes, parts = self._cubes(clip), self if self.num_classes else self.encoder
+        where = positions(cubes.shape[1], self.width, clip.device)
+        if mask is not None:
+            visible = self._places(clip, mask)[0]
+            cubes, where = _take(cubes, visible), where[visible]
+        x = parts.patch_embed(cubes) + where
         for block in parts.blocks:
             x = block(x)
         return x if self.num_classes else self.encoder.norm(x)
@@ -108,8 +110,8 @@ class VideoMAE(nn.Module):
         visible, hidden = self._places(clip, mask)
         if not hidden.shape[1]:
             raise ValueError("VideoMAE: the mask hides nothing, so there is nothing to reconstruct")
-        where = positions(mask, x.shape[2])
-        x = torch.cat([x + _take(where, visible), self.mask_token + _take(where, hidden)], dim=1)
+        where = positions(mask.shape[1], x.shape[2], x.device)
+        x = torch.cat([x + where[visible], self.mask_token + where[hidden]], dim=1)
         for block in self.decoder.blocks:
             x = block(x)
         return self.decoder.head(self.decoder.norm(x[:, -hidden.shape[1] :]))
@@ -222,25 +224,24 @@ def to_clip(cubes: torch.Tensor, grid: tuple[int, int, int], tubelet: int, patch
 
 def cube_statistics(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation (unbiased, and EPS) of cubes [..., pixels, C], each [..., 1, C]."""
-    return pixels.mean(dim=-2, keepdim=True), pixels.std(dim=-2, keepdim=True) + EPS
-
-
-def positions(tokens: torch.Tensor, width: int) -> torch.Tensor:
-    """Sines and cosines [B, N, width] for tokens [B, N, ...]: of the number of a token in its clip, nothing learned."""
-    return _sinusoids(tokens.shape[1], width, tokens.device).expand(len(tokens), -1, -1)
+    mean = pixels.mean(dim=-2, keepdim=True)
+    variance = (pixels - mean).square().sum(dim=-2, keepdim=True) / (pixels.shape[-2] - 1)
+    return mean, variance.sqrt() + EPS  # torch's own std takes several times as long
 
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def _sinusoids(count: int, width: int, device: torch.device) -> torch.Tensor:
+def positions(count: int, width: int, device: torch.device) -> torch.Tensor:
+    """Sines and cosines [count, width] of the number of a token in its clip; nothing learned."""
     column = torch.arange(width, dtype=torch.float64)
     angles = torch.arange(count, dtype=torch.float64)[:, None] / 10000 ** (2 * (column // 2) / width)
-    return torch.where(column % 2 == 0, angles.sin(), angles.cos()).float()[None].to(device)
+    return torch.where(column % 2 == 0, angles.sin(), angles.cos()).float().to(device)
 
 
 def _take(tokens, places):
-    """Tokens [B, N, D] at places [B, K]; all where places is None."""
-    return tokens if places is None else tokens.take_along_dim(places[..., None], dim=1)
+    """Tokens [B, N, D] at places [B, K] -> [B, K, D], whole rows at once."""
+    rows = places + tokens.shape[1] * torch.arange(len(tokens), device=places.device)[:, None]
+    return tokens.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, places.shape)
 
 
 def _heads(width, part):
