@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.training import team, test_s3d, test_videoclip
+from tests.training import team, test_s3d, test_videoclip, test_videomae
 from thesis_lib.losses import mil_nce_loss
-from thesis_lib.training import s3d, videoclip
+from thesis_lib.training import s3d, videoclip, videomae
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,3 +90,18 @@ def test_s3d_learns_on_two_processes(tmp_path):
     np.testing.assert_allclose(*losses, rtol=0.05)
     with pytest.raises(AssertionError, match="batch_size=15 cannot be shared by 2 processes"):
         torchrun(2, "train", tmp_path, "s3d", json.dumps(settings | dict(batch_size=15)))
+
+
+def test_videomae_on_two_processes_is_videomae_on_one(tmp_path):
+    """Three batches a step: one process has two of them, the other one."""
+    howto = tmp_path / "howto"
+    test_videomae.write_howto(howto, num_videos=3)
+    settings = test_videomae.SMALL | dict(num_steps=3, howto=str(howto), batch_size=4, accumulate=3)
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    alone.mkdir(), together.mkdir()
+    team.train(alone, "videomae", json.dumps(settings))
+    torchrun(2, "train", together, "videomae", json.dumps(settings))
+    pd.testing.assert_frame_equal(*(pd.read_csv(folder / "history.csv") for folder in (alone, together)), rtol=1e-5)
+    one, two = (videomae.load(folder).state_dict() for folder in (alone, together))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=name)

@@ -21,9 +21,10 @@ from thesis_lib.models.asformer import ASFormer
 from thesis_lib.models.i3d import I3DR50, InceptionI3D
 from thesis_lib.models.s3d import S3D
 from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
+from thesis_lib.models.videomae import VideoMAE
 
-WRAPPERS = ("model_state", "state_dict", "model")  # pytorchvideo; MIL-NCE, Lightning; fairseq
-PREFIXES = ("module.", "mmmodel.")  # DataParallel; fairseq's MMPT
+WRAPPERS = ("model_state", "state_dict", "model", "module")  # pytorchvideo; MIL-NCE, Lightning; fairseq; VideoMAE
+PREFIXES = ("module.", "mmmodel.", "encoder.", "backbone.")  # DataParallel; fairseq's MMPT; VideoMAE, fine-tuned
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Report:
 class Kind:
     build: Callable[..., nn.Module]
     accepts: Callable  # whose argument names a caller may give
-    signature: tuple[str, ...]  # names that every file of this kind has, and no other kind
+    signature: tuple[str, ...]  # names that every file of this kind has, and no other kind; regular expressions
     sizes: Callable[[dict], dict]  # tensors by name -> the constructor arguments that their shapes tell
     example: Callable[[nn.Module], torch.Tensor]  # the output for a small input
     dropped: str = r"(?!)"  # names left out on purpose; a regular expression, this one matches nothing
@@ -72,7 +73,7 @@ def load_official(kind: str, path: str | Path, *, trust: bool = False, **constru
 
     content = read_checkpoint(Path(path), trust)
     tensors, others, found_as = _unwrap(Path(path), content)
-    if not all(name in tensors for name in entry.signature):
+    if not _has(tensors, entry.signature):
         raise ValueError(f"{path}: not {kind}: {found_as}: looks like {_looks_like(tensors)}")
     try:
         sizes = entry.sizes(tensors)
@@ -219,8 +220,12 @@ def _unwrap(path, content):
     return tensors, [name for name in content if name not in tensors], found_as
 
 
+def _has(tensors, signature):
+    return all(any(re.fullmatch(pattern, name) for name in tensors) for pattern in signature)
+
+
 def _looks_like(tensors):
-    likely = (kind for kind, entry in KINDS.items() if all(name in tensors for name in entry.signature))
+    likely = (kind for kind, entry in KINDS.items() if _has(tensors, entry.signature))
     return next(likely, f"none of {', '.join(KINDS)} (it has {_some(tensors)})")
 
 
@@ -309,6 +314,25 @@ def _videoclip_example(model):
     return torch.cat([model.encode_video(features), model.encode_text(ids)])
 
 
+def _videomae_sizes(tensors):
+    """Of both layouts: that of pretraining has an encoder and a decoder, the fine-tuned one a classifier."""
+    encoder = "encoder." if "encoder.patch_embed.proj.weight" in tensors else ""
+    width, _, tubelet, patch, _ = tensors[encoder + "patch_embed.proj.weight"].shape
+    sizes = {
+        "patch_size": patch,
+        "tubelet_size": tubelet,
+        "hidden_size": width,
+        "num_hidden_layers": _count(tensors, rf"{encoder}blocks\.(\d+)\."),
+    }
+    if not encoder:
+        return sizes | {"num_classes": len(tensors["head.weight"])}
+    return sizes | {
+        "decoder_hidden_size": len(tensors["encoder_to_decoder.weight"]),
+        "decoder_num_hidden_layers": _count(tensors, r"decoder\.blocks\.(\d+)\."),
+        "num_classes": 0,
+    }
+
+
 KINDS = {
     "asformer": Kind(
         build=ASFormer,
@@ -346,5 +370,12 @@ KINDS = {
         example=_videoclip_example,
         dropped=r"embeddings\.position_ids$",
         optional=r"\.pooler\.",
+    ),
+    "videomae": Kind(
+        build=VideoMAE,
+        accepts=VideoMAE,
+        signature=(r"(encoder\.)?patch_embed\.proj\.weight", r"(encoder\.)?blocks\.0\.attn\.q_bias"),
+        sizes=_videomae_sizes,
+        example=lambda model: model(torch.randn(1, 3, 2 * model.tubelet, 2 * model.patch, 2 * model.patch)),
     ),
 }
