@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import IGNORED, entity_loss, vtc_loss
-from thesis_lib.models.alpro import MEAN, STD, Alpro, AlproConfig, Prompter, TwoTowers
+from thesis_lib.models.alpro import MEAN, STD, Alpro, AlproConfig, TwoTowers
 from thesis_lib.training import distributed
 from thesis_lib.training.entities import frequent_words, prompt_texts, random_region
 from thesis_lib.training.loop import choose_device, fit, num_epochs_of, numbered, polynomial_decay, seed_everything
@@ -53,6 +53,7 @@ def train(
     prompts: str = "averaged",
     losses: Sequence[str] = LOSSES,
     prompter: Path | None = None,
+    start: str = "random",
     dropout: float = 0.1,
     drop_path: float = 0.1,
     num_videos: int = 0,
@@ -69,7 +70,8 @@ def train(
     text_layers, fusion_layers: of the BERT · num_entities: words of the captions that regions are asked about ·
     prompts="one": one template an entity instead of the mean of twelve · num_videos, on_demand, captions: as those of
     NarratedClips · prompter: the folder of one that was trained before; None trains one in folder/prompter, for
-    `prompter_steps`. Without "pem" there is none.
+    `prompter_steps` · start="prompter": the model starts from the prompter's encoders; the published one starts from
+    an image model and a BERT, of which there are none at other sizes. Without "pem" and this there is no prompter.
 
     Processes that torchrun starts share a batch: "vtc" has all of it as negatives, "vtm" draws them from its process's
     own clips, as in the official code. history.csv has each loss on one batch that is not trained on.
@@ -77,6 +79,8 @@ def train(
     unknown = [name for name in losses if name not in LOSSES]
     if unknown or not losses:
         raise ValueError(f"losses={list(losses)}: expected some of {', '.join(LOSSES)}")
+    if start not in ("random", "prompter"):
+        raise ValueError(f'start={start!r}: expected "random" or "prompter"')
     share = distributed.world_size()
     if batch_size % share or batch_size // share < 2:
         raise ValueError(
@@ -145,13 +149,17 @@ def train(
 
     seed_everything(seed)
     model = Alpro(config)
-    if entities:
+    if entities or start == "prompter":
+        towers = TwoTowers(config, config.fusion_layer)
         if prompter is None:
             prompter = Path(folder) / "prompter"
             prompter.mkdir(exist_ok=True)
-            towers = TwoTowers(config, config.fusion_layer).to(device)
-            learn(prompter, towers, ("vtc",), prompter_steps, 1, "alpro prompter")
-        model.prompter.load_state_dict(_prompter_weights(prompter, model.prompter))
+            learn(prompter, towers.to(device), ("vtc",), prompter_steps, 1, "alpro prompter")
+        weights = _prompter_weights(prompter, towers)
+    if start == "prompter":
+        model.load_state_dict(weights, strict=False)
+    if entities:
+        model.prompter.load_state_dict(weights, strict=False)  # entities are not learned, and come next
         words = vocabulary.encode(prompt_texts(entities, prompts), MAX_TOKENS)
         model.prompter.eval().set_entities(*map(torch.from_numpy, words))
     if distributed.rank() == 0:
@@ -160,15 +168,15 @@ def train(
     learn(folder, model.to(device), losses, num_steps, 0, "alpro")
 
 
-def _prompter_weights(folder: Path, prompter: Prompter) -> dict[str, torch.Tensor]:
-    """The weights in a folder, with the prompter's own place for entities: those are not learned."""
-    path, own = Path(folder) / "weights.pt", prompter.state_dict()
+def _prompter_weights(folder: Path, towers: TwoTowers) -> dict[str, torch.Tensor]:
+    """The weights of a trained prompter, which has the sizes of `towers`."""
+    path = Path(folder) / "weights.pt"
     if not path.is_file():
         raise ValueError(f"{path}: no prompter there")
     weights = torch.load(path, map_location="cpu", weights_only=True)
-    if {name: value.shape for name, value in (own | weights).items()} != {n: v.shape for n, v in own.items()}:
+    if {name: x.shape for name, x in weights.items()} != {name: x.shape for name, x in towers.state_dict().items()}:
         raise ValueError(f"{path}: a prompter of other sizes: train it with the sizes that are asked for")
-    return own | weights
+    return weights
 
 
 # -- batches ---------------------------------------------------------------------------------------------------------
