@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from thesis_lib.losses import contrastive_loss, ego_nce_loss, mil_nce_loss, segmentation_loss
+from thesis_lib.losses import (
+    contrastive_loss,
+    ego_nce_loss,
+    entity_labels_kept,
+    entity_loss,
+    mil_nce_loss,
+    segmentation_loss,
+    vtc_loss,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -173,3 +181,68 @@ def test_losses_are_in_single_precision_under_autocast(loss):
         found = loss(video, text)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, loss(video, text), rtol=1e-6, atol=0)
+
+
+# -- ALPRO -------------------------------------------------------------------------------------------------------------
+
+
+def test_vtc_equals_the_official_and_the_closed_form():
+    spec, arrays = load("alpro/vtc_a")
+    shape, seed = (spec["b"] * spec["world"], spec["d"]), spec["seed"]
+    video, other = (F.normalize(noise(shape, s).detach(), dim=-1) for s in (seed, seed + 1))
+    text = F.normalize(other + spec["mix"] * video, dim=-1)
+    assert abs(vtc_loss(video, text, spec["temp"]) - arrays["out_vtc_loss"]) < 1e-6
+    same = torch.eye(5, 8)
+    for temperature in (0.07, 1.0):
+        expected = math.log(math.exp(1 / temperature) + 4) - 1 / temperature
+        assert vtc_loss(same, same, temperature).item() == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match=r"one text a video, not \(5, 8\) and \(4, 8\)"):
+        vtc_loss(same, same[:4], 1.0)
+
+
+def test_vtc_learns_its_temperature():
+    torch.manual_seed(0)
+    video, text = (F.normalize(torch.randn(4, 3, dtype=torch.double), dim=1).requires_grad_() for _ in range(2))
+    assert torch.autograd.gradcheck(vtc_loss, (video, text, torch.tensor(0.3).double().requires_grad_()))
+
+
+def test_entity_loss_is_that_of_the_paper_and_on_request_the_released_one():
+    _, arrays = load("alpro/pem_a")
+    logits, labels = arrays["out_official_mpm_logits"], arrays["out_official_soft_labels"]
+    assert abs(entity_loss(logits, labels) - arrays["out_own_paper_loss"]) < 1e-6
+    assert abs(entity_loss(logits, labels, rule="released") - arrays["out_official_bug_loss"]) < 1e-6
+    assert torch.equal(entity_labels_kept(labels), ~arrays["out_own_paper_ignore"])
+    assert torch.equal(entity_labels_kept(labels, rule="released"), ~arrays["out_official_bug_ignore"])
+    assert not torch.equal(arrays["out_own_paper_ignore"], arrays["out_official_bug_ignore"])
+
+
+def test_samples_without_a_likely_entity_teach_nothing():
+    labels = torch.tensor([[0.2] * 5, [0.19, 0.19, 0.19, 0.19, 0.24], [0.19] * 5])
+    assert entity_labels_kept(labels).tolist() == [True, True, False], "0.2 itself is enough"
+    logits = noise((3, 5), 1)
+    entity_loss(logits, labels).backward()
+    assert logits.grad[2].abs().max() == 0 and (logits.grad[:2].abs().sum(dim=1) > 0).all()
+    first_two = entity_loss(logits[:2], labels[:2])
+    assert torch.allclose(entity_loss(logits, labels), first_two), "the mean is over those that count"
+    with torch.no_grad():
+        by_hand = -(labels[:2] * logits[:2].log_softmax(1)).sum() / 2
+    assert torch.allclose(first_two, by_hand)
+
+
+def test_a_batch_without_likely_entities_has_no_loss_and_no_gradient():
+    logits = noise((4, 10), 2)
+    loss = entity_loss(logits, torch.full((4, 10), 0.1))
+    loss.backward()
+    assert loss.item() == 0 and logits.grad.abs().max() == 0
+
+
+def test_the_released_rule_discards_by_position():
+    sure_of_the_first = torch.tensor([9.0, 1.0, 1.0]).softmax(0)
+    flat = torch.tensor([1.0, 1.1, 1.0, 1.0, 1.0, 1.0]).softmax(0)
+    assert entity_labels_kept(sure_of_the_first[None]) and not entity_labels_kept(flat[None])
+    assert not entity_labels_kept(sure_of_the_first[None], rule="released")
+    assert entity_labels_kept(flat[None], rule="released")
+    with pytest.raises(ValueError, match='rule=\'other\': expected "paper" or "released"'):
+        entity_loss(flat[None], flat[None], rule="other")
+    with pytest.raises(ValueError, match=r"a label a logit, not \(1, 6\) and \(1, 3\)"):
+        entity_loss(flat[None], sure_of_the_first[None])

@@ -69,3 +69,40 @@ def ego_nce_loss(similarities, nouns, verbs, temperature: float = 0.05):
     positive = shared | torch.eye(len(similarities), dtype=torch.bool, device=similarities.device)
     scores = similarities / temperature
     return sum(-scores.log_softmax(dim=d).masked_fill(~positive, -torch.inf).logsumexp(dim=d).mean() for d in (0, 1))
+
+
+def vtc_loss(video, text, temperature):
+    """Each clip must find its text and each text its clip: unit vectors video [B, D] and text [B, D], row by row.
+
+    The mean of both cross-entropies over cosines divided by the temperature, a number or a scalar tensor that learns.
+    Li et al., Align and Prompt (ALPRO), CVPR 2022; salesforce/ALPRO src/modeling/alpro_models.py, itc_loss.
+    """
+    if video.shape != text.shape:
+        raise ValueError(f"vtc_loss needs one text a video, not {tuple(video.shape)} and {tuple(text.shape)}")
+    similarities = _products(video, text) / temperature
+    pairs = torch.arange(len(video), device=video.device)
+    return (F.cross_entropy(similarities, pairs) + F.cross_entropy(similarities.T, pairs)) / 2
+
+
+def entity_loss(logits, soft_labels, threshold: float = 0.2, rule: str = "paper"):
+    """Which entities a region shows: logits [B, M] against the teacher's probabilities [B, M], over the samples kept.
+
+    rule="paper": a sample counts if its likeliest entity has a probability of `threshold` at least. "released": the
+    released code compares the position of that entity instead, so a sample counts unless its likeliest entity is the
+    first of the list. 0 where no sample counts. Align and Prompt, section 3.4; salesforce/ALPRO alpro_models.py:255-262
+    and 525-529.
+    """
+    if logits.shape != soft_labels.shape:
+        raise ValueError(f"entity_loss needs a label a logit, not {tuple(logits.shape)} and {tuple(soft_labels.shape)}")
+    kept = entity_labels_kept(soft_labels, threshold, rule)
+    kind = torch.promote_types(logits.dtype, torch.float32)
+    losses = -(soft_labels * logits.log_softmax(dim=1, dtype=kind)).sum(dim=1)
+    return losses.where(kept, 0.0).sum() / kept.sum().clamp(min=1)
+
+
+def entity_labels_kept(soft_labels, threshold: float = 0.2, rule: str = "paper"):
+    """[B] bool: which rows of probabilities [B, M] count, as in `entity_loss`."""
+    if rule not in ("paper", "released"):
+        raise ValueError(f'rule={rule!r}: expected "paper" or "released"')
+    probability, position = soft_labels.max(dim=1)
+    return (probability if rule == "paper" else position) >= threshold

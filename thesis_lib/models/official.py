@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from thesis_lib.models.alpro import Alpro, AlproConfig, TimeSformer
 from thesis_lib.models.asformer import ASFormer
 from thesis_lib.models.i3d import I3DR50, InceptionI3D
 from thesis_lib.models.s3d import S3D
@@ -24,7 +25,8 @@ from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
 from thesis_lib.models.videomae import VideoMAE
 
 WRAPPERS = ("model_state", "state_dict", "model", "module")  # pytorchvideo; MIL-NCE, Lightning; fairseq; VideoMAE
-PREFIXES = ("module.", "mmmodel.", "encoder.", "backbone.")  # DataParallel; fairseq's MMPT; VideoMAE, fine-tuned
+PREFIXES = ("module.", "mmmodel.", "encoder.", "backbone.", "visual_encoder.", "model.")
+# of DataParallel; fairseq's MMPT; VideoMAE, fine-tuned, twice; the TimeSformer in ALPRO, twice
 
 
 @dataclass(frozen=True)
@@ -333,6 +335,59 @@ def _videomae_sizes(tensors):
     }
 
 
+def _timesformer_sizes(tensors, prefix=""):
+    tokens, hidden_size = tensors[prefix + "pos_embed"].shape[1:]
+    patch_size = tensors[prefix + "patch_embed.proj.weight"].shape[-1]
+    return {
+        "size": patch_size * round((tokens - 1) ** 0.5),
+        "patch_size": patch_size,
+        "num_frames": tensors[prefix + "time_embed"].shape[1],
+        "hidden_size": hidden_size,
+        "num_layers": _count(tensors, re.escape(prefix) + r"blocks\.(\d+)\."),
+        "intermediate_size": len(tensors[prefix + "blocks.0.mlp.fc1.weight"]),
+        "num_classes": len(tensors.get(prefix + "head.weight", ())),
+    }
+
+
+def _alpro_sizes(tensors):
+    video = _timesformer_sizes(tensors, "visual_encoder.model.")
+    vocab_size, hidden_size = tensors["text_encoder.bert.embeddings.word_embeddings.weight"].shape
+    names = {"num_layers": "video_layers", "num_classes": "video_classes"}
+    return {names.get(name, name): value for name, value in video.items()} | {
+        "num_hidden_layers": _count(tensors, r"text_encoder\.bert\.encoder\.layer\.(\d+)\."),
+        "vocab_size": vocab_size,
+        "max_position_embeddings": len(tensors["text_encoder.bert.embeddings.position_embeddings.weight"]),
+        "embed_dim": len(tensors["vision_proj.weight"]),
+        "num_entities": len(tensors.get("prompter.video_prompt_feat", ())),
+    }
+
+
+def _with_heads(build):
+    """`build`, which refuses to guess the number of heads of a model that is not of ViT-B's width."""
+
+    def checked(**config):
+        width = config["hidden_size"]
+        if width != AlproConfig.hidden_size and "num_attention_heads" not in config:
+            raise ValueError(f"hidden_size={width} does not tell the number of heads: num_attention_heads=")
+        return build(**config)
+
+    return checked
+
+
+def _build_alpro(**config):
+    layers = config["num_hidden_layers"]
+    if layers != AlproConfig.num_hidden_layers and "fusion_layer" not in config:
+        raise ValueError(f"num_hidden_layers={layers} does not tell where fusion begins: fusion_layer=")
+    return Alpro(AlproConfig(**config))
+
+
+def _alpro_example(model):
+    config = model.config
+    clip = torch.randn(1, 3, config.num_frames, config.size, config.size)
+    ids = torch.arange(config.vocab_size - 3, config.vocab_size)[None]
+    return torch.cat([model.embed_video(clip), model.embed_text(ids, torch.ones_like(ids, dtype=torch.bool))])
+
+
 KINDS = {
     "asformer": Kind(
         build=ASFormer,
@@ -377,5 +432,22 @@ KINDS = {
         signature=(r"(encoder\.)?patch_embed\.proj\.weight", r"(encoder\.)?blocks\.0\.attn\.q_bias"),
         sizes=_videomae_sizes,
         example=lambda model: model(torch.randn(1, 3, 2 * model.tubelet, 2 * model.patch, 2 * model.patch)),
+    ),
+    "alpro": Kind(
+        build=_with_heads(_build_alpro),
+        accepts=AlproConfig,
+        signature=("visual_encoder.model.blocks.0.temporal_fc.weight", "vision_proj.weight"),
+        sizes=_alpro_sizes,
+        example=_alpro_example,
+        # Of the prompter nothing but its two towers computes; pictures have prompts of their own.
+        dropped=r"embeddings\.position_ids$|image_prompt_feat$|^video_prompt_feat$|"
+        r"^prompter\.(itm_head|text_encoder\.(cls|bert\.encoder\.layer))\.",
+    ),
+    "timesformer": Kind(
+        build=_with_heads(TimeSformer),
+        accepts=TimeSformer,
+        signature=("blocks.0.temporal_fc.weight", "time_embed"),
+        sizes=_timesformer_sizes,
+        example=lambda model: model.encode_video_tokens(torch.randn(1, model.patch_embed.proj.in_channels, 4, 64, 64)),
     ),
 }
