@@ -130,7 +130,7 @@ class RelativePositionBias(nn.Module):
 def inflate(table, frames: int):
     """A bias table of images [(2h - 1)(2w - 1) + 3, heads] for clips: the same at every distance in time.
 
-    A clip's features then do not depend on the order of its frames. models/utils.py, interpolate_pos_relative_bias_beit.
+    The features of a clip then do not depend on the order of its frames. Official: models/utils.py.
     """
     return torch.cat([table[:-3].repeat(2 * frames - 1, 1), table[-3:]])
 
