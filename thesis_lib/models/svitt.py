@@ -93,7 +93,7 @@ class SViTT(nn.Module):
         self.text_proj = nn.Linear(config.hidden_size, config.embed_dim)
         self.temp = nn.Parameter(torch.tensor(0.07))
         self.itm_head = nn.Linear(config.hidden_size, 2)
-        self.apply(_initialise)
+        self.apply(_initialise(config.hidden_size))
 
     def encode_video(self, clip):
         """Normalised clip [B, 3, T, H, W] -> (states [B, 1 + n, D] of [CLS] and the kept patches, pooled [B, D])."""
@@ -325,9 +325,16 @@ def expand(weights: dict, frames: int, new_frames: int, mode: str = "nearest-exa
     }
 
 
-def _initialise(module):
-    """BERT's initialisation, BEiT's too: normal with standard deviation 0.02, biases 0."""
-    if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv2d)):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, (nn.Linear, nn.Conv2d)) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+def _initialise(width: int):
+    """BERT's and BEiT's initialisation: biases 0, weights normal with standard deviation 0.02 at their width of 768.
+
+    Narrower models get larger weights, so that signals pass as they do there.
+    """
+
+    def initialise(module):
+        if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv2d)):
+            nn.init.normal_(module.weight, std=0.02 * (768 / width) ** 0.5)
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    return initialise
