@@ -267,3 +267,28 @@ def test_seconds_as_published_equal_the_thesis_code():
             frames = np.repeat(case[f"in_run_label{j}"], case[f"in_run_len{j}"])
             ours = metrics.to_seconds(frames, 30, rule="as_published", length=length)
             np.testing.assert_array_equal(ours, case[f"out_video_targets{j}"])
+
+
+# -- EgoMCQ ------------------------------------------------------------------------------------------------------------
+
+
+def test_egomcq_by_hand():
+    """Type 1 is between videos: two of three right; type 2 within one: one of two."""
+    similarities = np.eye(5)[[0, 1, 2, 3, 4]] + np.arange(5) / 100
+    found = metrics.egomcq_accuracy(similarities, [0, 1, 0, 3, 0], [1, 1, 1, 2, 2])
+    assert found == {"inter": pytest.approx(2 / 3), "intra": 0.5}
+    found = metrics.egomcq_accuracy(similarities[:1], [0], [2])
+    assert found["intra"] == 1 and np.isnan(found["inter"])
+
+
+def test_egomcq_of_a_guess_is_a_fifth():
+    rng = np.random.default_rng(0)
+    found = metrics.egomcq_accuracy(rng.random((20000, 5)), rng.integers(5, size=20000), rng.integers(1, 3, size=20000))
+    assert found == {"inter": pytest.approx(0.2, abs=0.02), "intra": pytest.approx(0.2, abs=0.02)}
+
+
+def test_egomcq_wants_an_answer_and_a_type_for_each_question():
+    with pytest.raises(ValueError, match="EgoMCQ needs similarities"):
+        metrics.egomcq_accuracy(np.zeros((2, 5)), [0], [1, 2])
+    with pytest.raises(ValueError, match="a question of type 3; it is 1"):
+        metrics.egomcq_accuracy(np.zeros((2, 5)), [0, 1], [1, 3])

@@ -246,3 +246,24 @@ def _concatenate(targets):
 def _bits(mask):
     """A boolean array as one integer, element i in bit i."""
     return int.from_bytes(np.packbits(mask, bitorder="little").tobytes(), "little")
+
+
+def egomcq_accuracy(similarities, answers, types):
+    """Share 0..1 of questions whose most similar clip is the right one, for each type of EgoMCQ.
+
+    similarities [Q, 5] of each question's text and clips, answers [Q] 0..4, types [Q]: 1 = inter, the clips are of
+    different videos, 2 = intra, of one. Returns {"inter", "intra"}, NaN for a type without questions. Lin et al., 2022;
+    showlab/EgoVLP model/metric.py:219 calls type 1 intra and type 2 inter, which its own data set and paper do not.
+    """
+    similarities, answers, types = np.asarray(similarities), np.asarray(answers), np.asarray(types)
+    if similarities.ndim != 2 or not answers.shape == types.shape == similarities.shape[:1]:
+        shapes = f"{similarities.shape}, {answers.shape} and {types.shape}"
+        raise ValueError(f"EgoMCQ needs similarities [Q, choices], answers [Q] and types [Q], not {shapes}")
+    unknown = np.setdiff1d(types, (1, 2))
+    if len(unknown):
+        raise ValueError(f"EgoMCQ: a question of type {unknown[0]}; it is 1 (inter) or 2 (intra)")
+    right = similarities.argmax(axis=1) == answers
+    return {
+        name: float(right[types == number].mean()) if (types == number).any() else math.nan
+        for name, number in (("inter", 1), ("intra", 2))
+    }

@@ -21,6 +21,7 @@ from thesis_lib.models.alpro import Alpro, AlproConfig, TimeSformer
 from thesis_lib.models.asformer import ASFormer
 from thesis_lib.models.i3d import I3DR50, InceptionI3D
 from thesis_lib.models.s3d import S3D
+from thesis_lib.models.svitt import SViTT, SViTTConfig
 from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
 from thesis_lib.models.videomae import VideoMAE
 
@@ -81,6 +82,8 @@ def load_official(kind: str, path: str | Path, *, trust: bool = False, **constru
         sizes = entry.sizes(tensors)
     except KeyError as error:
         raise ValueError(f"{path}: not a complete {kind}: {found_as}, lacks {error.args[0]}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     for name, value in constructor.items():
         if name in sizes and sizes[name] != value:
             raise ValueError(f"{path}: {name}={value} was asked for, the file has {name}={sizes[name]}")
@@ -388,6 +391,42 @@ def _alpro_example(model):
     return torch.cat([model.embed_video(clip), model.embed_text(ids, torch.ones_like(ids, dtype=torch.bool))])
 
 
+def _svitt_sizes(tensors):
+    layer, bert = "vision_encoder.encoder.layer.", "text_encoder.bert."
+    bias = layer + "0.attention.attention.relative_position_bias.relative_position_"
+    distances, heads = tensors[bias + "bias_table"].shape
+    patches = len(tensors[bias + "index"]) - 1
+    sides = [side for side in range(1, patches + 1) if patches % side**2 == 0]
+    fits = [side for side in sides if (2 * patches // side**2 - 1) * (2 * side - 1) ** 2 + 3 == distances]
+    if not fits:
+        raise ValueError(f"{bias}bias_table has {distances} rows, which no {patches} patches in square frames have")
+    width, _, patch_size, _ = tensors["vision_encoder.embeddings.patch_embeddings.projection.weight"].shape
+    vocab_size, _ = tensors[bert + "embeddings.word_embeddings.weight"].shape
+    text_layers = _count(tensors, r"text_encoder\.bert\.encoder\.layer\.(\d+)\.")
+    return {
+        "frames": patches // fits[0] ** 2,
+        "image_size": patch_size * fits[0],
+        "patch_size": patch_size,
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "intermediate_size": len(tensors[layer + "0.intermediate.dense.weight"]),
+        "video_layers": _count(tensors, r"vision_encoder\.encoder\.layer\.(\d+)\."),
+        "vocab_size": vocab_size,
+        "text_layers": text_layers,
+        "fusion_layer": text_layers - _count(tensors, r"text_encoder\.bert\.encoder\.layer\.(\d+)\.crossattention"),
+        "max_position_embeddings": len(tensors[bert + "embeddings.position_embeddings.weight"]),
+        "embed_dim": len(tensors["vision_proj.weight"]),
+    }
+
+
+def _svitt_example(model):
+    size, last = model.config.image_size, model.config.vocab_size - 1
+    states, pooled = model.encode_video(torch.randn(1, 3, model.config.frames, size, size))
+    words = model.encode_text(torch.full((1, 4), last), torch.ones(1, 4, dtype=torch.bool))
+    fused = model.fuse(words, torch.ones(1, 4, dtype=torch.bool), states)[:, 0]
+    return torch.cat([model.project_video(pooled), model.project_text(words), fused], dim=1)
+
+
 KINDS = {
     "asformer": Kind(
         build=ASFormer,
@@ -449,5 +488,13 @@ KINDS = {
         signature=("blocks.0.temporal_fc.weight", "time_embed"),
         sizes=_timesformer_sizes,
         example=lambda model: model.encode_video_tokens(torch.randn(1, model.patch_embed.proj.in_channels, 4, 64, 64)),
+    ),
+    "svitt": Kind(
+        build=lambda **config: SViTT(SViTTConfig(**config)),
+        accepts=SViTTConfig,
+        signature=("vision_encoder.embeddings.cls_token", "vision_encoder.encoder.layer.0.lambda_1", "itm_head.weight"),
+        sizes=_svitt_sizes,
+        example=_svitt_example,
+        dropped=r"embeddings\.position_ids$",
     ),
 }
