@@ -2,11 +2,14 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from thesis_lib import features, paths, stages
 from thesis_lib.data import mini_corpus, raw_salads, salads, video
+from thesis_lib.data.check import check
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "50salads"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/50salads")
@@ -134,6 +137,18 @@ def test_the_command(corpus, raw, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["raw_salads", str(raw), str(tmp_path / "made"), "--drop-last", "8"])
     raw_salads.main()
     assert texts(tmp_path / "made") == public(corpus)
+
+
+def test_a_raw_folder_can_be_data_root(corpus, raw, tmp_path, monkeypatch, capsys):
+    """The stage makes it once; a published folder stays what it is."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    found = SimpleNamespace(profile="smoke", data_root=str(raw))
+    made = stages.salads(found)
+    assert made.is_relative_to(tmp_path / "runs/smoke/raw_salads.convert") and "done" in capsys.readouterr().out
+    assert stages.salads(found) == made and "starts" not in capsys.readouterr().out
+    assert [path.name for path in features.videos_of(made)] == sorted(path.name for path in raw.glob("*.avi"))
+    assert check(made).usable
+    assert stages.salads(SimpleNamespace(profile="smoke", data_root=str(corpus))) == corpus
 
 
 @real

@@ -28,6 +28,7 @@ EXPECTED = {
     "features": "a folder of <video>.npy [seconds, D], or of MMPT's shards with their captions (or videos)",
     "videos/": "<video>.avi, .mp4, .mkv or .webm, to extract features from",
 }
+PUBLISHED_DIM, VIDEOCLIP_DIM = 1024, 512  # before and after the last layer of S3D
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
 
 
@@ -141,6 +142,9 @@ def _read_starts(findings: Findings, path: Path) -> FirstStarts:
 
 def _check_features(findings: Findings, folder: Path, part: str, captions: Mapping[str, Captions] | None) -> None:
     where = f"{os.path.relpath(folder, findings.root)}/{f' ({part})' if part else ''}"
+    if part == "val" and not (folder / "val_meta.pkl").is_file():
+        findings.add("missing", "features", f"{where} no val_meta.pkl, no videos held out")
+        return
     try:
         if part:
             source: Features = FeatureShards(folder, part)
@@ -153,9 +157,14 @@ def _check_features(findings: Findings, folder: Path, part: str, captions: Mappi
     except ValueError as error:
         findings.add("unusable", "features", f"{where} {str(error).removeprefix(f'{folder}: ')}")
         return
-    dim, hours = source.shape(str(videos.names[0]))[1], videos.seconds.sum() / 3600
-    looked = f"; numbers of {min(SAMPLE, len(videos)):,} looked at"
-    findings.add("ok", "features", f"{where} {len(videos):,} usable videos, {hours:,.1f} h, D = {dim}{looked}")
+    first = np.asarray(videos[0].features, np.float32)
+    dim, unit = first.shape[1], np.allclose(np.linalg.norm(first, axis=1), 1, atol=0.01)
+    about = f"{len(videos):,} usable videos, {videos.seconds.sum() / 3600:,.1f} h, D = {dim}"
+    looked = f"numbers of {min(SAMPLE, len(videos)):,} looked at"
+    findings.add("ok", "features", f"{where} {about}, vectors of {'length one' if unit else 'any length'}; {looked}")
+    if dim == PUBLISHED_DIM or (dim == VIDEOCLIP_DIM and not unit):
+        wanted = f"{VIDEOCLIP_DIM} values of length one, through the layer fc of S3D"
+        findings.add("odd", "features", f"{where} not what the public VideoCLIP was trained on: {wanted}")
     for reason, names in skipped.items():
         if names:
             level = "missing" if reason == "no features" else "odd"
