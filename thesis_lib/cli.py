@@ -64,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command(show_params, "params", profile=False)
     sub.add_argument("notebook", metavar="NN")
     sub = command(check_data, "check-data", profile=False)
-    sub.add_argument("--root", required=True, type=Path)
+    sub.add_argument("--root", required=True, type=Path, help="50Salads, published or raw, or HowTo100M")
+    sub.add_argument("--no-decode", action="store_true", help="count frames by the videos' index, do not read them all")
     sub = command(evaluate, "evaluate", profile=False)
     sub.add_argument("--predictions", required=True, type=Path, help="folder of <video>.txt")
     sub.add_argument("--ground-truth", required=True, type=Path, help="folder of <video>.txt, a label a line")
@@ -171,10 +172,10 @@ def show_params(args) -> None:
 
 
 def check_data(args) -> int:
-    """Say what is there, what is missing and what is odd in a folder of 50Salads; exit 1 if it is unusable."""
+    """Say what is there, missing and odd in a folder of 50Salads or HowTo100M; exit 1 if it is unusable."""
     from thesis_lib.data import check
 
-    return check.main(args.root)
+    return check.main(args.root, decode=not args.no_decode)
 
 
 def evaluate(args) -> None:

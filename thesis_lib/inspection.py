@@ -118,24 +118,6 @@ def by_class(statistics: Mapping[str, pd.DataFrame], names: Sequence[str]) -> tu
     return frames.to_numpy(), transitions.to_numpy()
 
 
-def agreement(root: Path) -> pd.DataFrame:
-    """Raw annotations turned into labels, beside the label files: a row a video.
-
-    raw: frames with a time stamp · labels: frames of the label file · back, front: share of frames that agree if the
-    surplus is cut at that end. Empty where annotations or time stamps are missing.
-    """
-    rows, root = [], Path(root)
-    for name, labels in sequences(root).items():
-        session = name.removeprefix("rgb-")
-        annotation = root / f"annotations/{session}-activityAnnotation.txt"
-        stamps = root / f"timestamps/timestamps-{session}.txt"
-        if annotation.is_file() and stamps.is_file():
-            raw, labels = np.array(salads.frame_labels(annotation, stamps)), np.array(labels)
-            cuts = [salads.crop(raw[None], len(labels), how, name)[0] for how in ("back", "front")]
-            rows.append((name, len(raw), len(labels), *(float((cut == labels).mean()) for cut in cuts)))
-    return pd.DataFrame(rows, columns=["video", "raw", "labels", "back", "front"])
-
-
 def shown_actions(howto: Path) -> dict[str, list[tuple[float, float, str]]]:
     """What narrated videos really show, (start s, end s, "verb object") by video; nothing where nobody knows."""
     file = Path(howto) / "actions.json"

@@ -67,8 +67,13 @@ def corpus(p: SimpleNamespace) -> Path:
 
 
 def salads(p: SimpleNamespace) -> Path:
-    """The root of 50Salads: the one given as data_root, else the embedded one."""
-    return Path(p.data_root) if p.data_root else corpus(of("corpus", p)) / "50salads"
+    """The root of 50Salads: the one given as data_root, else the embedded one. Raw files get their labels made."""
+    from thesis_lib.data import raw_salads
+
+    if not p.data_root:
+        return corpus(of("corpus", p)) / "50salads"
+    root = Path(p.data_root)
+    return cached(raw_salads.convert, profile=p.profile, root=root) if raw_salads.is_raw(root) else root
 
 
 def howto(p: SimpleNamespace) -> Path:

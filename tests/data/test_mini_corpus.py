@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from thesis_lib.data import howto100m, mini_corpus, salads, video
+from thesis_lib.data.raw_salads import TEST_USERS
 
 SMALL = dict(users_per_split=2, narrated=6, clips=26, nuisance=0.35, scale=0.1)
 
@@ -63,7 +64,7 @@ def test_raw_annotations_give_back_the_labels(corpus):
 
 def test_splits_cover_all_videos_and_no_actor_is_on_both_sides(corpus):
     root, tested = corpus / "50salads", []
-    for split in mini_corpus.USERS:
+    for split in TEST_USERS:
         train, test = (salads.read_bundle(root / f"splits/{part}.split{split}.bundle") for part in ("train", "test"))
         assert not salads.actors(train) & salads.actors(test)
         assert len(train) + len(test) == 20

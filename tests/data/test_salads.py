@@ -191,36 +191,3 @@ def test_real_splits_are_disjoint_by_actor():
 def test_phases_are_those_of_the_published_table():
     table = dict(line.split() for line in salads.read_lines(SHARED / "low_to_mid.txt"))
     assert {low: salads.PHASE.sub("", low) for low in table} == table
-
-
-@real
-def test_raw_annotations_give_the_real_labels(tmp_path):
-    """All 50 videos, frame by frame. The timestamps are not public; here the clock is set at the first frame of each
-    action that happens once, so that order, gaps, simultaneous actions and the ends are what is compared."""
-    for path in sorted((SHARED / "groundTruth").glob("*.txt")):
-        raw = SHARED / "activityAnnotations" / f"{path.stem[4:]}-activityAnnotation.txt"
-        labels = salads.read_labels(path)
-        ticks = clock(salads.read_annotation(raw), salads.segments(labels))
-        (tmp_path / "t.txt").write_text("\n".join(map(str, ticks.astype(int).tolist())))
-        found = salads.frame_labels(raw, tmp_path / "t.txt")[: len(labels)]
-        agreement = np.mean(np.array(found) == np.array(labels))
-        assert agreement > 0.996, f"{path.stem}: {agreement:.4f}"
-
-
-def clock(annotation, runs):
-    """Ticks of a clock that runs straight between the first frames of actions that happen once, and the last one."""
-    begun = [(name, start) for name, start, _ in annotation]
-    begun = [pair for k, pair in enumerate(begun) if k == 0 or pair[0] != begun[k - 1][0]]
-    once = [name for name, _ in begun if sum(name == other for other, _ in begun) == 1]
-    shown = {name: start for name, start, _ in runs if sum(name == other for other, _, _ in runs) == 1}
-    marks = {(start, shown[name]) for name, start in begun if name in once and name in shown}
-    marks |= {(annotation[0][1], runs[0][2]), (max(end for *_, end in annotation), runs[-1][1])}
-    rising = []
-    for tick, frame in sorted(marks):
-        if not rising or (tick > rising[-1][0] and frame > rising[-1][1]):
-            rising.append((tick, frame))
-    ticks, frames = np.array(rising, dtype=float).T
-    per_frame, length = 33_350, runs[-1][2] + 8
-    ticks = np.concatenate([[ticks[0] - per_frame * frames[0]], ticks, [ticks[-1] + per_frame * (length - frames[-1])]])
-    frames = np.concatenate([[0], frames, [length]])
-    return np.interp(np.arange(length), frames, ticks)

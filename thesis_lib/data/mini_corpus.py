@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from .kitchen import FPS, SIZE, Kitchen
+from .raw_salads import TEST_USERS
+from .salads import write_lines
 from .text import write_vocab
 from .video import write_video
 
@@ -42,13 +44,6 @@ CLASSES = {
     "serve_salad_onto_plate": ("serve", "salad", 23.2, 0.40),
     "action_start": ("wait", "", 20.0, 0.40),
     "action_end": ("wait", "", 34.2, 0.65),
-}
-USERS = {
-    1: (1, 2, 3, 4, 5),
-    2: (6, 7, 9, 10, 11),
-    3: (13, 14, 15, 16, 17),
-    4: (18, 19, 20, 21, 22),
-    5: (23, 24, 25, 26, 27),
 }
 DAMAGED = ("rgb-14-1", "rgb-18-1")  # the two files the thesis found broken (its figure 8)
 SURPLUS = 8  # frames by which the real videos are longer than their labels
@@ -156,7 +151,7 @@ def draw(
         (folder / corpus / "corpus.json").write_text(
             json.dumps({"seed": seed, "fps": FPS, "size": SIZE, "scale": scale})
         )
-    users = [user for split in USERS.values() for user in split[:users_per_split]]
+    users = [user for split in TEST_USERS.values() for user in split[:users_per_split]]
     sessions = [(user, take) for user in users for take in (1, 2)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         salads = pool.map(
@@ -244,7 +239,9 @@ def damage(video: Path) -> None:
 
 def write_splits(folder: Path, users_per_split: int) -> None:
     """mapping.txt and the ten bundles: an actor's videos are all in one test split."""
-    names = {k: [f"rgb-{u:02d}-{t}.txt" for u in users[:users_per_split] for t in (1, 2)] for k, users in USERS.items()}
+    names = {
+        k: [f"rgb-{u:02d}-{t}.txt" for u in users[:users_per_split] for t in (1, 2)] for k, users in TEST_USERS.items()
+    }
     for split, test in names.items():
         write_lines(folder / f"splits/test.split{split}.bundle", test)
         write_lines(
@@ -321,12 +318,6 @@ def write_clip(folder: Path, number: int, seeds: np.random.SeedSequence, *, nuis
         kitchen.drop(name, (35.0, 17.0), 5.0, kitchen.in_bowl, 5)
     write_video(folder / f"videos/clip{number:05d}.avi", kitchen.act(verb, thing, 24), FPS)
     return f"clip{number:05d}", f"{verb} {thing}"
-
-
-def write_lines(path: Path, lines) -> None:
-    """A text file with a newline after every line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def write_csv(path: Path, header: list[str], rows) -> None:

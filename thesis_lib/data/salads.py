@@ -80,6 +80,12 @@ def read_lines(path: str | Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def write_lines(path: str | Path, lines: Iterable) -> None:
+    """A text file with a newline after every line, which the official readers need after the last one too."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text("".join(f"{line}\n" for line in lines))
+
+
 def read_bundle(path: str | Path) -> list[str]:
     """Video names of a bundle: "rgb-01-1.txt" is "rgb-01-1"."""
     return [Path(line).name.removesuffix(".txt") for line in read_lines(path)]
@@ -184,15 +190,19 @@ def read_timestamps(path: str | Path) -> np.ndarray:
 
 
 def frame_labels(annotation_path: str | Path, timestamps_path: str | Path) -> list[str]:
-    """Raw annotation -> one class name a video frame, as in the public labels (ms-tcn issue 44).
+    """Raw annotation -> one class name a video frame, as in the public labels (ms-tcn issue 44); see `labels_at`."""
+    annotation = read_annotation(annotation_path)
+    if not annotation:
+        raise ValueError(f"{annotation_path}: no phase of an action in it")
+    return labels_at(annotation, read_timestamps(timestamps_path))
+
+
+def labels_at(annotation: Sequence[tuple[str, int, int]], ticks: np.ndarray) -> list[str]:
+    """The class name at each tick [T], rising; annotation as `read_annotation` gives it.
 
     Gaps belong to the action before them; before the first action is action_start, after the last action_end. Of two
     actions at the same time the later one counts, and of two that start together the one lower in the file.
     """
-    annotation = read_annotation(annotation_path)
-    ticks = read_timestamps(timestamps_path)
-    if not annotation:
-        raise ValueError(f"{annotation_path}: no phase of an action in it")
     labels = np.full(len(ticks), START, dtype=object)
     for name, start, _ in annotation:
         labels[np.searchsorted(ticks, start) :] = name

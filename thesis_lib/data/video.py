@@ -94,6 +94,12 @@ def frame_count(path: str | Path) -> int:
         return _number_packets(path, container, stream)[1]
 
 
+def header_count(path: str | Path) -> int | None:
+    """Number of frames that the header claims, None where it gives none."""
+    with _open(path) as (_, stream):
+        return stream.frames or None
+
+
 def frame_rate(path: str | Path) -> float:
     """Frames per second by the file's header."""
     with _open(path) as (_, stream):
