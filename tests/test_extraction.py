@@ -1,6 +1,8 @@
 """Extraction against plain re-computation: each window cut by hand from all frames at once."""
 
 import re
+import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -55,12 +57,20 @@ def break_chunk(path, first, last):
     path.write_bytes(bytes(data))
 
 
-def by_hand(path, window, mean=0.45, std=0.225, flip=False):
+def by_hand(path, window, mean=0.45, std=0.225, flip=False, padding="grey", unseen=0):
+    """Padded as the sources do it: black before normalisation, grey after it, edges by their frames."""
     frames = torch.from_numpy(np.stack([frame for _, frame in read_frames(path)])).permute(3, 0, 1, 2) / 255
-    frames = (frames.flip(0) if flip else frames).sub(mean).div(std)
-    half = window // 2
-    padded = F.pad(frames, (0, 0, 0, 0, half, window - 1 - half))
-    return torch.cat([Probe().eval()(padded[None, :, t : t + window]) for t in range(frames.shape[1])]).T.numpy()
+    count, half = frames.shape[1], window // 2
+    frames = (frames.flip(0) if flip else frames)[:, : count - unseen]
+    around, pad = (half, window - 1 - half + unseen), (0, 0, 0, 0, half, window - 1 - half + unseen)
+    if padding == "black":
+        padded = F.pad(frames, pad).sub(mean).div(std)
+    elif padding == "edge":
+        places = np.clip(np.arange(-around[0], frames.shape[1] + around[1]), 0, frames.shape[1] - 1)
+        padded = frames[:, places].sub(mean).div(std)
+    else:
+        padded = F.pad(frames.sub(mean).div(std), pad)
+    return torch.cat([Probe().eval()(padded[None, :, t : t + window]) for t in range(count)]).T.numpy()
 
 
 @pytest.mark.parametrize("window, batch", [(21, 32), (21, 7), (5, 2), (1, 4), (61, 8), (4, 45), (21, 1)])
@@ -75,6 +85,42 @@ def test_i3d_colours_and_normalisation_are_switches(video):
     np.testing.assert_allclose(got, by_hand(video, 3, 0.5, 0.5, flip=True), atol=2e-5)
     with pytest.raises(ValueError, match="bgr"):
         extraction.i3d_features(Probe(), video, color="grb")
+
+
+@pytest.mark.parametrize("window, batch", [(21, 32), (5, 2), (61, 8)])
+@pytest.mark.parametrize("unseen", [0, 1])
+@pytest.mark.parametrize("padding", extraction.PADDINGS)
+def test_i3d_ends_are_padded_as_asked(video, window, batch, padding, unseen):
+    last_frame = extraction.LAST_FRAMES[unseen]
+    got = extraction.i3d_features(Probe(), video, window=window, batch=batch, padding=padding, last_frame=last_frame)
+    expected = by_hand(video, window, padding=padding, unseen=unseen)
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+    default = by_hand(video, window)
+    assert got.shape == default.shape and (padding == "grey" and not unseen) == np.allclose(got, default, atol=1e-3)
+
+
+def test_an_unseen_last_frame_changes_nothing_where_it_is_painted_over(video, tmp_path):
+    *frames, last = pictures(45)
+    painted = tmp_path / "painted.avi"
+    write_video(painted, [*frames, 255 - last], fps=8)
+    same = {}
+    for how in extraction.LAST_FRAMES:
+        pair = [extraction.i3d_features(Probe(), path, window=5, last_frame=how) for path in (video, painted)]
+        same[how] = (pair[0] == pair[1]).all(axis=0)
+    assert same["unseen"].all()
+    assert same["seen"].tolist() == [True] * 42 + [False] * 3, "the last frame is in the windows of the last three"
+
+
+def test_a_video_of_one_unseen_frame_has_no_window(tmp_path):
+    write_video(tmp_path / "still.avi", pictures(1), fps=8)
+    with pytest.raises(ValueError, match="no window sees a frame"):
+        extraction.i3d_features(Probe(), tmp_path / "still.avi", last_frame="unseen")
+
+
+def test_choices_are_named(video):
+    for name in ("padding", "last_frame", "precision"):
+        with pytest.raises(ValueError, match=f"{name}='zeros': choose one of "):
+            extraction.i3d_features(Probe(), video, **{name: "zeros"})
 
 
 def test_i3d_repeats_the_last_good_vector_at_damaged_frames(video):
@@ -143,41 +189,6 @@ def test_prepare_cuts_the_centre_and_keeps_values():
     assert extraction.prepare(frames, 6).min() == 1.0
 
 
-def test_a_folder_is_extracted_once_and_resumed(tmp_path, video):
-    second, broken = tmp_path / "b.avi", tmp_path / "c.avi"
-    write_video(second, pictures(9, seed=1), fps=8)
-    broken.write_text("no video")
-    calls, lines = [], []
-
-    def extractor(path):
-        calls.append(path.stem)
-        return extraction.i3d_features(Probe(), path, window=3)
-
-    folder = tmp_path / "features"
-    with pytest.raises(ValueError, match=r"1 of 3 videos cannot be read: c\.avi"):
-        extraction.extract_folder(folder, extractor=extractor, videos=[broken, video, second], log=lines.append)
-    assert sorted(path.name for path in folder.iterdir()) == ["b.npy", "rgb-01-1.npy"]
-    assert np.load(folder / "b.npy").shape == (5, 9)
-    (folder / "b.npy").unlink()
-    calls.clear()
-    left = extraction.extract_folder(
-        folder, extractor=extractor, videos=[video, second, broken], skip_unreadable=True, log=lines.append
-    )
-    assert calls == ["b", "c"] and left == [broken]
-    assert any("min left" in line for line in lines)
-
-
-def test_a_break_while_writing_leaves_no_file_of_that_name(tmp_path, monkeypatch):
-    def half(file, array):
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "save", half)
-    with pytest.raises(KeyboardInterrupt):
-        extraction.save_array(tmp_path / "x.npy", np.ones(3))
-    assert not (tmp_path / "x.npy").exists()
-
-
 def test_i3d_windows_that_share_the_stem_equal_windows_alone():
     """Every window has zeros around it: what is shared between windows must not see a neighbour's frames."""
     model = lively_r50().double()
@@ -238,7 +249,7 @@ def test_dense_keeps_places_through_damage(tmp_path):
 
 
 def test_modes_are_checked(video):
-    with pytest.raises(ValueError, match='mode=\'fast\': choose "exact" or "dense"'):
+    with pytest.raises(ValueError, match="mode='fast': choose one of exact, dense"):
         extraction.i3d_features(Probe(), video, mode="fast")
     with pytest.raises(ValueError, match="Probe has no dense mode"):
         extraction.i3d_features(Probe(), video, mode="dense")
@@ -285,3 +296,156 @@ def test_two_streams_of_one_frame(tmp_path):
 def test_two_streams_say_which_flows_there_are(video):
     with pytest.raises(ValueError, match="flow='brox': choose one of tvl1, dis"):
         extraction.two_stream_features(Probe(), Probe(), video, flow="brox")
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(network, calls):
+    """The network, until it has been called so often."""
+
+    def call(*arguments):
+        nonlocal calls
+        calls -= 1
+        if calls < 0:
+            raise Killed
+        return network(*arguments)
+
+    return call
+
+
+def r50(in_channels=3):
+    torch.manual_seed(in_channels)
+    return I3DR50(stem_dim=2, in_channels=in_channels)
+
+
+def extractor_of(kind, path):
+    """A network, its method that is called, and a function of a checkpoint."""
+    if kind == "s3d":
+        model = Probe()
+        return model, "encode_video", partial(extraction.s3d_features, model, path, frames_per_clip=8, batch=1)
+    model, more = r50(), dict(window=9, padding="edge", last_frame="unseen")
+    if kind == "two_stream":
+        more |= dict(batch=4, flow="dis", size=None)
+        return model, "windows", partial(extraction.two_stream_features, model, r50(2), path, **more)
+    method, batch = ("dense", 1) if kind == "dense" else ("windows", 4)
+    return model, method, partial(extraction.i3d_features, model, path, mode=kind, batch=batch, **more)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 3])
+@pytest.mark.parametrize("kind", ["exact", "dense", "two_stream", "s3d"])
+def test_a_killed_extraction_goes_on_in_the_video_with_the_same_bits(kind, calls, video, tmp_path, monkeypatch):
+    break_chunk(video, 20, 22)
+    model, method, extract = extractor_of(kind, video)
+    network, counted, told = getattr(model, method), [], []
+    monkeypatch.setattr(model, method, lambda *clip: (counted.append(1), network(*clip))[1])
+    whole, needed = extract(), len(counted)
+
+    kept = extraction.Checkpoint(tmp_path / "video.state", every=0, told=lambda *pace: told.append(pace))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(model, method, killed_after(network, calls))
+        extract(checkpoint=kept)
+    assert (tmp_path / "video.state").exists() == bool(told) and (told or not calls)
+    assert all(0 < frames <= 45 and rate >= 0 for frames, rate in told)
+
+    counted.clear()
+    again = extraction.Checkpoint(tmp_path / "video.state", every=1e9)
+    np.testing.assert_array_equal(extract(checkpoint=again), whole)
+    assert len(counted) == needed - calls, "what was done is not done again"
+
+
+def test_what_is_kept_is_the_border_and_the_vectors_alone(video, tmp_path):
+    """A state holds no stretch of frames: a view of one would be saved with all of it."""
+    write_video(tmp_path / "long.avi", pictures(300, 32, 32), fps=8)
+    kept = extraction.Checkpoint(tmp_path / "long.state", every=0)
+    extraction.i3d_features(Probe(), tmp_path / "long.avi", window=3, batch=100, checkpoint=kept)
+    assert (tmp_path / "long.state").stat().st_size < 10 * 3 * 32 * 32 * 4 + 300 * 5 * 4 + 10_000
+    kept.remove()
+    assert not (tmp_path / "long.state").exists() and kept.read() == {}
+
+
+def test_checkpoints_are_kept_when_it_is_time(tmp_path):
+    kept = extraction.Checkpoint(tmp_path / "a", every=1e9)
+    kept.offer(1, lambda: pytest.fail("not yet"))
+    extraction.Checkpoint(None, every=0).offer(1, lambda: pytest.fail("nowhere"))
+
+
+def test_ahead_gives_the_same_items_and_errors_and_is_one_ahead():
+    made = []
+
+    def items():
+        for number in range(4):
+            made.append(number)
+            yield number
+        raise ValueError("the file breaks off")
+
+    got = extraction.ahead(items())
+    assert [next(got), next(got)] == [0, 1]
+    deadline = time.time() + 5
+    while len(made) < 3 and time.time() < deadline:
+        time.sleep(0.01)
+    assert made == [0, 1, 2], "the next one while this one is used, and no more"
+    assert [next(got), next(got)] == [2, 3]
+    with pytest.raises(ValueError, match="breaks off"):
+        next(got)
+
+
+def test_frames_are_decoded_while_the_network_works(video, monkeypatch):
+    """Decoding and a network of 50 ms a batch each: both at once take little longer than one."""
+
+    def slow_frames(path):
+        for number, frame in enumerate(pictures(20)):
+            time.sleep(0.02)
+            yield number, frame
+
+    class Slow(Probe):
+        def forward(self, clip):
+            time.sleep(0.08)
+            return super().forward(clip)
+
+    monkeypatch.setattr(extraction, "read_frames", slow_frames)
+    start = time.perf_counter()
+    extraction.i3d_features(Slow(), video, window=1, batch=4)
+    assert time.perf_counter() - start < 0.65, "0.4 s of decoding, 0.4 s of network"
+
+
+def relative(got, expected):
+    return np.linalg.norm(got - expected) / np.linalg.norm(expected)
+
+
+def test_half_precision_on_the_cpu_stays_near_single(long_video):
+    """I3D R50 of 50 layers: 2^-8 is the rounding of one bf16 number, and it stays below 4 of these."""
+    exact = extraction.i3d_features(lively_r50(), long_video)
+    half = extraction.i3d_features(lively_r50(), long_video, precision="bf16")
+    assert half.dtype == np.float32 and 1e-4 < relative(half, exact) < 4 / 256
+
+
+def test_half_precision_of_seconds_and_streams(video):
+    seconds = [extraction.s3d_features(Probe(), video, frames_per_clip=8, precision=p) for p in ("fp32", "bf16")]
+    assert 1e-4 < relative(*seconds[::-1]) < 0.02
+    settings = dict(flow="dis", window=3, size=None)
+    pair = [extraction.two_stream_features(Probe(), Probe(), video, precision=p, **settings) for p in ("fp32", "bf16")]
+    assert 1e-4 < relative(*pair[::-1]) < 0.02
+
+
+def test_values_beyond_the_range_of_a_precision_are_an_error(video):
+    class Large(Probe):
+        def forward(self, clip):
+            return super().forward(clip) * 1e38 * 1e38
+
+    with pytest.raises(FloatingPointError, match=r"rgb-01-1.avi: features are not finite in fp32$"):
+        extraction.i3d_features(Large(), video, window=3)
+
+
+@pytest.mark.parametrize("padding", extraction.PADDINGS)
+def test_two_streams_have_the_same_switches(video, padding):
+    """Colours as those of i3d_features in -1..1; no motion around the video with any padding."""
+    settings = dict(window=5, batch=6, size=None, color="bgr", padding=padding, last_frame="unseen")
+    got = extraction.two_stream_features(Probe(), Probe(4), video, flow="dis", **settings)
+    colors = extraction.i3d_features(Probe(), video, mean=0.5, std=0.5, **settings)
+    np.testing.assert_allclose(got[:5], colors, atol=2e-5)
+    frames = np.stack([frame for _, frame in read_frames(video)])
+    flow = F.pad(torch.from_numpy(optical_flow(frames[:-1], "dis")).permute(3, 0, 1, 2), (0, 0, 0, 0, 2, 4))
+    motion = torch.cat([Probe(4).eval()(flow[None, :, t : t + 5]) for t in range(45)]).T.numpy()
+    np.testing.assert_allclose(got[5:], motion, atol=2e-5)

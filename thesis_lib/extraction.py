@@ -1,9 +1,14 @@
-"""Videos to features: frames are decoded once, moved to the device once, and windows are views of them there."""
+"""Videos to features: frames are decoded once, moved to the device once, and windows are views of them there.
+
+Three things happen at once: a thread decodes and prepares the next frames, threads measure their optical flow where it
+is wanted, and the network works on the frames before. What an extractor has done so far can be kept in a Checkpoint.
+"""
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -15,9 +20,51 @@ from torch.nn import functional as F
 from .data.flow import optical_flow
 from .data.video import frame_count, frame_rate, read_frames
 from .models.i3d import DENSE_REACH
+from .runs import atomic_save
 
 COLORS = ("rgb", "bgr")
 MODES = ("exact", "dense")
+PADDINGS = ("grey", "black", "edge")
+LAST_FRAMES = ("seen", "unseen")
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+S3D_OUTPUTS = {"video_embedding": "encode_video", "mixed_5c": "mixed_5c"}
+
+
+class Checkpoint:
+    """What an extractor has done of one video, in a file, so that a killed run goes on in the middle of the video.
+
+    Saved at most every `every` seconds, whole or not at all. told(frames done, frames a second): called with each
+    save. Without a path nothing is kept.
+    """
+
+    def __init__(
+        self, path: str | Path | None = None, every: float = 60.0, told: Callable[[int, float], None] | None = None
+    ):
+        self.path, self.every, self.told = path and Path(path), every, told
+        self.saved, self.before = time.perf_counter(), None  # before: of the pace, (frames, time)
+
+    def read(self, device: str | torch.device = "cpu") -> dict:
+        """What was kept, or nothing."""
+        if self.path is None or not self.path.is_file():
+            return {}
+        return torch.load(self.path, map_location=device, weights_only=True)
+
+    def offer(self, frames: int, state: Callable[[], dict]) -> None:
+        """Keep state(), in which so many frames of the file are done, if it is time."""
+        now = time.perf_counter()
+        self.before = self.before or (frames, now)
+        if self.path is None or now - self.saved < self.every:
+            return
+        found = state()
+        atomic_save(self.path, lambda file: torch.save(found, file))
+        if self.told:
+            self.told(frames, (frames - self.before[0]) / max(now - self.before[1], 1e-9))
+        self.saved, self.before = time.perf_counter(), (frames, now)
+
+    def remove(self) -> None:
+        """Forget it: the video is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 @torch.inference_mode()
@@ -32,34 +79,54 @@ def i3d_features(
     mean: float = 0.45,
     std: float = 0.225,
     mode: str = "exact",
+    padding: str = "grey",
+    last_frame: str = "seen",
+    precision: str = "fp32",
     device: str | torch.device = "cpu",
+    checkpoint: Checkpoint | None = None,
 ) -> np.ndarray:
     """A vector for each frame of a video -> [D, T] float32 (MS-TCN layout); T is the frame count of the file's index.
 
     The window of a frame is centred on it. Damaged frames are skipped: windows hold decoded frames only, as if the
     video had been cut there. So that labels stay aligned, a damaged frame gets the vector of the last good one before
-    it (the first good one where there is none). Where the window reaches over an end of the video it is filled with
-    zeros after normalisation, that is with grey, as the thesis did (masters_degree, I3D/features_util.py).
+    it (the first good one where there is none).
 
     model: clip [B, 3, window, H, W] -> [B, D] · size: see `prepare` · color: "bgr" repeats the thesis, which fed frames
-    as OpenCV reads them · mean, std: of pixels in 0..1 (pytorchvideo's 0.45 and 0.225; Inception I3D wants 0.5, 0.5) ·
-    mode: "dense" runs I3DR50 once over the video in place of once a window, see `I3DR50.dense`; stretches of
-    batch * window frames and what reaches into them then go through the network, as many as in "exact", and their
-    length does not change the result.
+    as OpenCV reads them (masters_degree I3D/features_util.py, VideoWrapper.get) · mean, std: of pixels in 0..1
+    (pytorchvideo's 0.45 and 0.225; Inception I3D wants 0.5, 0.5) · mode: "dense" runs I3DR50 once over the video in
+    place of once a window, see `I3DR50.dense`; stretches of batch * window frames and what reaches into them then go
+    through the network, as many as in "exact", and their length does not change the result.
+
+    padding: what a window holds where it reaches over an end of the video. "grey": zeros after normalisation, as the
+    thesis's extraction had them (features_util.py, count_one_video); "black": zeros before it, as its first notebook
+    (I3D/trying_i3d.ipynb); "edge": the first or last frame again, as the extractor of the public features
+    (ahsaniqbal/Kinetics-FeatureExtractor LazyLoader.cpp, initFramesLazy).
+    last_frame: "unseen" repeats an off-by-one of the thesis (count_one_video: to_frame ends before num_frames - 1): the
+    last frame still has a vector, and no window sees it; padding stands in its place.
+    precision: fp32, or autocast to bf16 or fp16; vectors are float32 in any case.
+
+    Raises ValueError for a video that cannot be read, FloatingPointError where values leave the range of fp16.
     """
-    if color not in COLORS:
-        raise ValueError(f'color={color!r}: choose "rgb" or "bgr"')
-    if mode not in MODES:
-        raise ValueError(f'mode={mode!r}: choose "exact" or "dense"')
+    check_choices(color=(color, COLORS), mode=(mode, MODES), padding=(padding, PADDINGS), last_frame=(last_frame, LAST_FRAMES))
     if mode == "dense" and not hasattr(model, "dense"):
         raise ValueError(f'mode="dense": {type(model).__name__} has no dense mode, choose "exact"')
     model.to(device, memory_format=torch.channels_last_3d).eval()  # faster on a CPU
-    vectors = Windows(window, *((model.dense, DENSE_REACH) if mode == "dense" else (_windows_of(model), 0)))
-    indices = []
-    for chunk in _chunks(video_path, batch * window if mode == "dense" else batch, indices, device):
-        frames = (prepare(chunk, size) - mean) / std
-        vectors.add(frames.flip(1) if color == "bgr" else frames)
-    return _to_every_frame(vectors.finish(), indices, video_path)
+    fill = {"grey": 0.0, "black": -mean / std, "edge": None}[padding]
+    network, reach = (model.dense, DENSE_REACH) if mode == "dense" else (_windows_of(model), 0)
+    checkpoint = checkpoint or Checkpoint()
+    state = checkpoint.read(device)
+    vectors = Windows(window, network, reach, fill, state.get("vectors"))
+    indices = state.get("indices", [])
+    chunks = _chunks(_seen(video_path, last_frame), batch * window if mode == "dense" else batch, size, device, len(indices))
+    with _autocast(precision, device):
+        for numbers, frames in ahead(chunks):
+            indices += numbers
+            if frames is not None:
+                frames = (frames - mean) / std
+                vectors.add(frames.flip(1) if color == "bgr" else frames)
+            checkpoint.offer(len(indices), lambda: {"indices": indices, "vectors": vectors.state()})
+        found = vectors.finish(len(indices))
+    return _to_every_frame(_finite(found, video_path, precision), indices, video_path)
 
 
 @torch.inference_mode()
@@ -72,35 +139,50 @@ def two_stream_features(
     window: int = 21,
     size: int | None = 224,
     batch: int = 32,
+    color: str = "rgb",
+    padding: str = "grey",
+    last_frame: str = "seen",
+    precision: str = "fp32",
     device: str | torch.device = "cpu",
+    checkpoint: Checkpoint | None = None,
 ) -> np.ndarray:
     """The vectors of two networks for each frame, colours first, then flow -> [D + D, T] float32 (MS-TCN layout).
 
     With the released Inception I3D for both, these are features of the kind that the public 50Salads files hold (1024
-    and 1024). Windows, ends and damaged frames as in `i3d_features`, with colours in -1..1: the zeros around a video
-    are grey, and no motion. The public extractor repeats the first and the last frame there
-    (ahsaniqbal/Kinetics-FeatureExtractor LazyLoader.cpp). The flow of a frame leads to the next good one, that of the
-    last frame is zero: both windows of a frame show the same moments.
+    and 1024). Everything is as in `i3d_features`, with colours in -1..1. The flow of a frame leads to the next good
+    one; that of the last frame is zero, and so is the flow around the video with any padding, as in the public
+    extractor: nothing moves there. Both windows of a frame show the same moments.
 
     rgb_model, flow_model: clip [B, 3 or 2, window, H, W] -> [B, D] · flow: see `optical_flow`; measured on frames as
-    `prepare` gives them · size: see `prepare`.
+    `prepare` gives them, in as many threads as torch has · size: see `prepare`.
     """
-    streams = []
+    check_choices(color=(color, COLORS), padding=(padding, PADDINGS), last_frame=(last_frame, LAST_FRAMES))
     for model in (rgb_model, flow_model):
         model.to(device, memory_format=torch.channels_last_3d).eval()
-        streams.append(Windows(window, _windows_of(model), 0))
-    colors, motion = streams
-    indices, last = [], None
-    for chunk in _chunks(video_path, batch, indices, device):
-        frames = prepare(chunk, size)
-        colors.add(frames * 2 - 1)
-        seen = frames if last is None else torch.cat([last, frames])
-        if len(seen) > 1:
-            motion.add(_flow(seen, flow))
-        last = frames[-1:]
-    motion.add(last.new_zeros(1, 2, *last.shape[2:]))
-    vectors = torch.cat([colors.finish(), motion.finish()], dim=1)
-    return _to_every_frame(vectors, indices, video_path)
+    checkpoint = checkpoint or Checkpoint()
+    state = checkpoint.read(device)
+    fill = {"grey": 0.0, "black": -1.0, "edge": None}[padding]
+    colors = Windows(window, _windows_of(rgb_model), 0, fill, state.get("colors"))
+    motion = Windows(window, _windows_of(flow_model), 0, 0.0, state.get("motion"))
+    indices, last = state.get("indices", []), state.get("last")
+
+    def kept():
+        return {"indices": indices, "last": last.cpu().clone(), "colors": colors.state(), "motion": motion.state()}
+
+    chunks = ahead(_chunks(_seen(video_path, last_frame), batch, size, device, len(indices)))
+    with _autocast(precision, device):
+        for numbers, frames, moved in ahead(_with_flow(chunks, flow, last)):
+            indices += numbers
+            if frames is not None:
+                last = frames[-1:]
+                colors.add((frames.flip(1) if color == "bgr" else frames) * 2 - 1)
+            if moved is not None:
+                motion.add(moved)
+            checkpoint.offer(len(indices), kept)
+        if last is not None:
+            motion.add(last.new_zeros(1, 2, *last.shape[2:]))
+        found = torch.cat([colors.finish(len(indices)), motion.finish(len(indices))], dim=1)
+    return _to_every_frame(_finite(found, video_path, precision), indices, video_path)
 
 
 @torch.inference_mode()
@@ -114,79 +196,37 @@ def s3d_features(
     output: str = "video_embedding",
     normalise: bool = False,
     batch: int = 8,
+    precision: str = "fp32",
     device: str | torch.device = "cpu",
+    checkpoint: Checkpoint | None = None,
 ) -> np.ndarray:
     """A vector for each second of a video -> [seconds, D] float32, the last second filled up with black.
 
     Each second is seen as frames_per_clip frames, taken at even times as the fps filter of FFmpeg does; RGB in 0..1.
     Damaged frames are replaced by the last good one, so that seconds stay seconds.
 
-    model: S3D with encode_video (output="video_embedding") and mixed_5c (output="mixed_5c") · fps: of the video, by
-    default what the file says · normalise: to unit length, as VideoCLIP's features are (fairseq examples/MMPT,
-    scripts/video_feature_extractor/extract.py).
+    model: S3D · output: "video_embedding" (encode_video, 512 values: what the public VideoCLIP takes) or "mixed_5c"
+    (1024 values: what the public HowTo100M features are) · fps: of the video, by default what the file says ·
+    normalise: to unit length, as VideoCLIP's features are (fairseq examples/MMPT,
+    scripts/video_feature_extractor/extract.py) · precision, errors: as in `i3d_features`.
     """
-    heads = {"video_embedding": "encode_video", "mixed_5c": "mixed_5c"}
-    if output not in heads:
-        raise ValueError(f"output={output!r}: choose one of {', '.join(heads)}")
+    check_choices(output=(output, S3D_OUTPUTS))
     model.to(device, memory_format=torch.channels_last_3d).eval()  # twice as fast on a CPU
-    encode = getattr(model, heads[output])
-    frames = resample(read_frames(video_path, damaged="repeat"), fps or frame_rate(video_path), frames_per_clip)
-    vectors = []
-    for chunk in _groups(frames, batch * frames_per_clip):
-        clips = prepare(torch.from_numpy(np.stack(chunk)).to(device), size)
-        clips = torch.cat([clips, clips.new_zeros(-len(clips) % frames_per_clip, *clips.shape[1:])])
-        vectors.append(encode(clips.unflatten(0, (-1, frames_per_clip)).transpose(1, 2)).float())
-    vectors = torch.cat(vectors)
-    return (F.normalize(vectors, dim=1) if normalise else vectors).cpu().numpy()
-
-
-def extract_folder(
-    folder: str | Path,
-    *,
-    extractor: Callable[[Path], np.ndarray],
-    videos: Sequence[str | Path],
-    skip_unreadable: bool = False,
-    log: Callable[[str], None] = print,
-) -> list[Path]:
-    """Write extractor(video) to folder/<video>.npy for each video that has none yet, and a line about each.
-
-    Files appear whole or not at all, so a killed run goes on with the next video. Returns the videos that cannot be
-    read; unless skip_unreadable, ends with a ValueError that names them, after all others are done.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    todo = [Path(video) for video in videos if not (folder / f"{Path(video).stem}.npy").exists()]
-    sizes = [video.stat().st_size if video.is_file() else 0 for video in todo]
-    unreadable, begin, done = [], time.perf_counter(), len(videos) - len(todo)
-    if done:
-        log(f"features: {done} of {len(videos)} videos done before")
-    for number, video in enumerate(todo, 1):
-        start = time.perf_counter()
-        try:
-            features = extractor(video)
-        except ValueError as error:
-            unreadable.append((video, error))
-            log(f"features {done + number}/{len(videos)} {video.stem}: left out, {error}")
-            continue
-        save_array(folder / f"{video.stem}.npy", features)
-        seconds, elapsed = time.perf_counter() - start, time.perf_counter() - begin
-        left = elapsed / max(sum(sizes[:number]), 1) * sum(sizes[number:])
-        log(
-            f"features {done + number}/{len(videos)} {video.stem} {list(features.shape)}: {seconds:.1f} s, "
-            f"{max(features.shape) / seconds:.0f} vectors/s, {left / 60:.1f} min left"
-        )
-    if unreadable and not skip_unreadable:
-        names = ", ".join(video.name for video, _ in unreadable)
-        raise ValueError(f"{len(unreadable)} of {len(videos)} videos cannot be read: {names} ({unreadable[0][1]})")
-    return [video for video, _ in unreadable]
-
-
-def save_array(path: str | Path, array: np.ndarray) -> None:
-    """np.save that leaves a whole file or none, also when killed."""
-    partial = Path(path).with_suffix(f".{os.getpid()}.tmp")
-    with open(partial, "wb") as file:
-        np.save(file, array)
-    os.replace(partial, path)
+    encode = getattr(model, S3D_OUTPUTS[output])
+    checkpoint = checkpoint or Checkpoint()
+    state = checkpoint.read(device)
+    vectors, done = state.get("vectors", []), state.get("done", 0)
+    fps = fps or frame_rate(video_path)
+    frames = enumerate(resample(read_frames(video_path, damaged="repeat"), fps, frames_per_clip))
+    with _autocast(precision, device):
+        for numbers, clips in ahead(_chunks(frames, batch * frames_per_clip, size, device, done)):
+            clips = torch.cat([clips, clips.new_zeros(-len(clips) % frames_per_clip, *clips.shape[1:])])
+            vectors.append(encode(clips.unflatten(0, (-1, frames_per_clip)).transpose(1, 2)).float())
+            done += len(numbers)
+            seen = round(done / frames_per_clip * fps)
+            checkpoint.offer(seen, lambda: {"done": done, "vectors": [torch.cat(vectors).cpu()]})
+    found = _finite(torch.cat(vectors), video_path, precision)
+    return (F.normalize(found, dim=1) if normalise else found).cpu().numpy()
 
 
 def prepare(frames: torch.Tensor, size: int | None = None) -> torch.Tensor:
@@ -220,43 +260,61 @@ def resample(frames: Iterable[tuple[int, np.ndarray]], fps: float, rate: float) 
             position += 1
 
 
-def _groups(items: Iterable, size: int) -> Iterator[list]:
-    items = iter(items)
-    while group := list(islice(items, size)):
-        yield group
-
-
-def _chunks(path: str | Path, size: int, indices: list[int], device: str | torch.device) -> Iterator[torch.Tensor]:
-    """Decoded frames [size, H, W, 3] uint8 on the device; their numbers are added to indices."""
-    for chunk in _groups(read_frames(path), size):
-        numbers, images = zip(*chunk, strict=True)
-        indices.extend(numbers)
-        yield torch.from_numpy(np.stack(images)).to(device)
+def ahead(items: Iterable) -> Iterator:
+    """The same items; a thread makes the next one while the last one is used. Its errors are raised here."""
+    items, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item
 
 
 class Windows:
-    """Frames of a video, given bit by bit -> the vectors of the windows centred on each, zeros around the video.
+    """Frames of a video, given bit by bit -> the vectors of the windows centred on each.
 
     vectors: stretch [N, C, H, W], window -> [N - window + 1, D]. reach: how many frames on each side of a window change
-    its vector; so many are kept around the windows that are computed. Holds no more than a stretch and its borders.
+    its vector; so many are kept around the windows that are computed. fill: the value around the video, None for its
+    first and last frame. state: of an earlier one, to go on where it was. Holds no more than a stretch and its borders.
     """
 
-    def __init__(self, window: int, vectors: Callable[[torch.Tensor, int], torch.Tensor], reach: int):
-        self.window, self.vectors, self.reach = window, vectors, reach
+    def __init__(
+        self,
+        window: int,
+        vectors: Callable[[torch.Tensor, int], torch.Tensor],
+        reach: int,
+        fill: float | None = 0.0,
+        state: dict | None = None,
+    ):
+        self.window, self.vectors, self.reach, self.fill = window, vectors, reach, fill
         self.held, self.first, self.done = None, 0, []  # first: the window of `held` that comes next
+        if state:
+            self.held, self.first, self.done = state["held"], state["first"], state["done"]
 
     def add(self, frames: torch.Tensor) -> None:
         if self.held is None:
-            self.held = frames.new_zeros(self.window // 2, *frames.shape[1:])
+            self.held = self._around(frames[:1], self.window // 2)
         self.held = torch.cat([self.held, frames])
         self._advance(self.reach)
 
-    def finish(self) -> torch.Tensor:
-        """All vectors [T, D]."""
-        after = self.window - 1 - self.window // 2
-        self.held = torch.cat([self.held, self.held.new_zeros(after, *self.held.shape[1:])])
+    def finish(self, count: int) -> torch.Tensor:
+        """All vectors [count, D]; where count is more than the frames that were given, more of the surroundings."""
+        if self.held is None:
+            raise ValueError("no window sees a frame: the video has one, and last_frame is unseen")
+        missing = count + self.window - 1 - (sum(map(len, self.done)) - self.first + len(self.held))
+        self.held = torch.cat([self.held, self._around(self.held[-1:], missing)])
         self._advance(0)
         return torch.cat(self.done)
+
+    def state(self) -> dict:
+        """What another one needs to go on, on the CPU."""
+        held = None if self.held is None else self.held.cpu().clone()  # a view would be saved with all that it views
+        done = [torch.cat(self.done).cpu()] if self.done else []
+        return {"held": held, "first": self.first, "done": done}
+
+    def _around(self, frame: torch.Tensor, count: int) -> torch.Tensor:
+        repeated = frame.expand(count, *frame.shape[1:])
+        return repeated if self.fill is None else torch.full_like(repeated, self.fill)
 
     def _advance(self, unknown: int) -> None:
         """The windows that the `unknown` frames to come cannot change."""
@@ -267,6 +325,64 @@ class Windows:
             self.held, self.first = self.held[start:], end - start
 
 
+def check_choices(**choices: tuple[str, Iterable[str]]) -> None:
+    """Raises ValueError for a value that is not one of those known. choices: {name: (value, known)}."""
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(known)}")
+
+
+@contextmanager
+def _autocast(precision: str, device: str | torch.device):
+    check_choices(precision=(precision, PRECISIONS))
+    kind = PRECISIONS[precision]
+    with torch.autocast(torch.device(device).type, kind or torch.bfloat16, enabled=kind is not None):
+        yield
+
+
+def _seen(path: str | Path, last_frame: str) -> Iterator[tuple[int, np.ndarray | None]]:
+    """The decoded frames of a video with their numbers; None for the last one where it is not to be seen."""
+    frames = read_frames(path)
+    if last_frame == "seen":
+        yield from frames
+        return
+    held = next(frames)
+    for frame in frames:
+        yield held
+        held = frame
+    yield held[0], None
+
+
+def _chunks(
+    frames: Iterable[tuple[int, np.ndarray | None]], count: int, size: int | None, device, done: int
+) -> Iterator[tuple[list[int], torch.Tensor | None]]:
+    """Numbers of so many frames, and the frames as `prepare` gives them, on the device; the first `done` are left out.
+
+    On a GPU nothing here waits for the GPU: frames go there from pinned memory.
+    """
+    frames, on_gpu = islice(frames, done, None), torch.device(device).type == "cuda"
+    while chunk := list(islice(frames, count)):
+        images = [image for _, image in chunk if image is not None]
+        numbers, prepared = [number for number, _ in chunk], None
+        if images:
+            raw = torch.from_numpy(np.stack(images))
+            prepared = prepare((raw.pin_memory() if on_gpu else raw).to(device, non_blocking=True), size)
+        yield numbers, prepared
+
+
+def _with_flow(chunks: Iterable, method: str, last: torch.Tensor | None) -> Iterator[tuple]:
+    """Chunks, each with the flow [n, 2, H, W] in -1..1 that ends in its frames. last: the frame before the first."""
+    for numbers, frames in chunks:
+        seen = frames if last is None or frames is None else torch.cat([last, frames])
+        moved = None
+        if seen is not None and len(seen) > 1:
+            images = (seen * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            flow = torch.from_numpy(optical_flow(images, method, torch.get_num_threads()))
+            moved = flow.permute(0, 3, 1, 2).to(seen)
+        last = last if frames is None else frames[-1:]
+        yield numbers, frames, moved
+
+
 def _windows_of(model: nn.Module) -> Callable[[torch.Tensor, int], torch.Tensor]:
     """Frames [N, C, H, W], window -> [N - window + 1, D], shared between windows where the model knows how."""
     if hasattr(model, "windows"):
@@ -274,13 +390,14 @@ def _windows_of(model: nn.Module) -> Callable[[torch.Tensor, int], torch.Tensor]
     return lambda frames, window: model(frames.unfold(0, window, 1).movedim(-1, 2))
 
 
+def _finite(vectors: torch.Tensor, path: str | Path, precision: str) -> torch.Tensor:
+    if not vectors.isfinite().all():
+        hint = ": its numbers end at 65504, choose bf16 or fp32" if precision == "fp16" else ""
+        raise FloatingPointError(f"{path}: features are not finite in {precision}{hint}")
+    return vectors
+
+
 def _to_every_frame(vectors: torch.Tensor, indices: list[int], path: str | Path) -> np.ndarray:
     """Vectors [N, D] of the good frames -> [D, T]; a damaged frame has that of the last good one before it."""
     nearest = np.searchsorted(indices, np.arange(max(frame_count(path), indices[-1] + 1)), side="right") - 1
     return np.ascontiguousarray(vectors.cpu().numpy()[nearest.clip(min=0)].T)
-
-
-def _flow(frames: torch.Tensor, method: str) -> torch.Tensor:
-    """Frames [N, 3, H, W] in 0..1 -> their flow [N - 1, 2, H, W] in -1..1, on the same device."""
-    images = (frames * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return torch.from_numpy(optical_flow(images, method)).permute(0, 3, 1, 2).to(frames)

@@ -23,32 +23,45 @@ def jobs(profile: str) -> dict[str, dict]:
     def of_profile(stage: str) -> SimpleNamespace:
         return params.load(stages.NOTEBOOK[stage], profile)
 
-    pretrain = of_profile("pretraining")
+    pretrain, extraction = of_profile("pretraining"), of_profile("i3d_features")
     whole = (paths.PARAMS / profile / f"{stages.NOTEBOOK['baseline']}.yaml").is_file()
     hours = max(12, pretrain.num_steps // 1500)
-    found = {"s3d_howto": job("s3d_features", ("s3d_weights",) if whole else (), videos="howto")}
+
+    def shares(name: str, stage: str, given: str, needs: tuple[str, ...], **arguments) -> dict[str, dict]:
+        """The jobs that fill one folder of features together; one where the folder is given."""
+        count = 1 if given else extraction.extraction_shares
+        if count == 1:
+            return {name: job(stage, needs, **arguments)}
+        return {f"{name}_{share}": job(stage, needs, share=share, **arguments) for share in range(count)}
+
+    needs = ("s3d_weights",) if whole else ()
+    found = shares("s3d_howto", "s3d_features", extraction.howto_features_root, needs, videos="howto")
+    s3d_howto = tuple(found)
     for recipe in ("reference", "own"):
-        found[f"pretraining_{recipe}"] = job("pretraining", ("s3d_howto",), pretrain.processes, hours, recipe=recipe)
+        found[f"pretraining_{recipe}"] = job("pretraining", s3d_howto, pretrain.processes, hours, recipe=recipe)
     for seed in pretrain.compared_seeds if stages.comparisons(pretrain) else ():
-        found[f"compared_seed{seed}"] = job("compared", ("s3d_howto",), seed=seed)
+        found[f"compared_seed{seed}"] = job("compared", s3d_howto, seed=seed)
     if not whole:
         return found
 
     p = {name: of_profile(name) for name in ("cropping", "baseline", "control", "fine_tuning")}
+    s3d_salads = shares("s3d_salads", "s3d_features", extraction.s3d_features_root, ("s3d_weights",), videos="salads")
+    i3d_features = shares("i3d_features", "i3d_features", extraction.i3d_features_root, ("i3d_weights",))
     found = {
         "corpus": job("corpus"),
         "s3d_weights": job("s3d_weights", ("corpus",)),
         "i3d_weights": job("i3d_weights", ("corpus",)),
-        "s3d_salads": job("s3d_features", ("s3d_weights",), videos="salads"),
-        "i3d_features": job("i3d_features", ("i3d_weights",)),
-    } | found
+        **s3d_salads,
+        **i3d_features,
+        **found,
+    }
     for captions, seed in stages.controls(p["control"]):
         found[f"control_{captions}_{seed}"] = job("control", ("corpus",), captions=captions, seed=seed)
     for cut in p["cropping"].cuts:
-        found[f"cropping_{cut}"] = job("cropping", ("i3d_features",), cut=cut)
+        found[f"cropping_{cut}"] = job("cropping", tuple(i3d_features), cut=cut)
     for split in p["baseline"].splits:
-        found[f"baseline_split{split}"] = job("baseline", ("i3d_features",), split=split)
-    pretrained = ("s3d_salads", "pretraining_reference", "pretraining_own")
+        found[f"baseline_split{split}"] = job("baseline", tuple(i3d_features), split=split)
+    pretrained = (*s3d_salads, "pretraining_reference", "pretraining_own")
     for weights in ("reference", "own"):
         for head in p["fine_tuning"].heads_tuned:
             found[f"fine_tuning_{weights}_{head}"] = job("fine_tuning_splits", pretrained, weights=weights, head=head)

@@ -23,13 +23,23 @@ from thesis_lib import paths
 PLUMBING = {"thesis_lib.runs", "thesis_lib.paths"}  # they move results about, they cannot change them
 
 
-def cached(function: Callable, *, profile: str, together: bool = False, also: Sequence[str] = (), **inputs) -> Path:
+def cached(
+    function: Callable,
+    *,
+    profile: str,
+    together: bool = False,
+    shared: bool = False,
+    also: Sequence[str] = (),
+    **inputs,
+) -> Path:
     """The folder holding what `function(folder, **inputs)` wrote, computed now if it is not there yet.
 
     inputs: JSON-able values or Paths, nested in lists and dicts as well. A Path that came from `cached` counts by its
     own stage and key, so that a changed upstream recomputes; any other by the names, sizes and times of its files.
     The function works in `<key>.partial/`, which survives a kill or an error: what it finds there of its own
-    (a checkpoint) is where it should go on. A second process that wants the same result waits for the first.
+    (a checkpoint) is where it should go on. A second process that wants the same result waits for the first; with
+    `shared` it calls the function as well, on the same folder, and the function sees to it that they share the work.
+    The result is there once all of them have returned.
 
     Under torchrun the first process computes and the others wait; with `together` the function runs in all of them.
     also: modules whose code counts besides what the function's module imports, for one that it finds by name.
@@ -43,31 +53,36 @@ def cached(function: Callable, *, profile: str, together: bool = False, also: Se
     record = {"stage": stage, "inputs": described, "code": code}
     if team is None:
         if not folder.is_dir():
-            _compute(function, folder, inputs, record)
+            _compute(function, folder, inputs, record, shared)
     elif not together:
-        team.on_first(lambda: folder.is_dir() or _compute(function, folder, inputs, record))
+        team.on_first(lambda: folder.is_dir() or _compute(function, folder, inputs, record, shared))
     elif not team.on_first(folder.is_dir):
         if team.rank() == 0:
-            _compute(function, folder, inputs, record, team.on_first)
+            _compute(function, folder, inputs, record, False, team.on_first)
         elif not team.on_first(folder.is_dir):
             function(folder.with_suffix(".partial"), **inputs)
         team.wait()
     return folder
 
 
-def _compute(function, folder, inputs, record, tell=lambda check: check()):
+def _compute(function, folder, inputs, record, shared, tell=lambda check: check()):
     """The result in `folder`; tell: takes the last check whether it is there, made when no other computes it."""
     label = f"{record['stage']} {folder.name[:6]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.with_suffix(".lock"), label):
+    with _lock(folder.with_suffix(".lock"), label, shared) as (lock, alone):
         if tell(folder.is_dir):  # another process computed it while this one waited
             return
         partial = folder.with_suffix(".partial")
-        print(f"{label}  {'goes on' if partial.is_dir() else 'starts'}", flush=True)
+        how = "joins another process" if not alone else "goes on" if partial.is_dir() else "starts"
+        print(f"{label}  {how}", flush=True)
         partial.mkdir(exist_ok=True)
         start = time.perf_counter()
         try:
             function(partial, **inputs)
+            if shared:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # the last one out of the folder is the first to get this
+                if folder.is_dir():
+                    return
             text = json.dumps(record | {"seconds": time.perf_counter() - start}, indent=1)
             atomic_save(partial / "inputs.json", lambda file: file.write(text.encode()))
         except BaseException as error:
@@ -173,11 +188,17 @@ def _outside(path: Path) -> str:
 
 
 @contextmanager
-def _lock(path: Path, label: str):
-    with open(path, "w") as file:
+def _lock(path: Path, label: str, shared: bool):
+    """(the locked file, whether no other process had it); shared: with others that ask so too."""
+    alone = True
+    with open(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{label}  waits: another process computes it", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            alone = False
+            if not shared:
+                print(f"{label}  waits: another process computes it", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if shared:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield file, alone

@@ -99,6 +99,9 @@ def i3d_weights(p: SimpleNamespace) -> Path:
     """The I3D given as i3d_path, else the small one, trained on mini Kinetics."""
     from thesis_lib.training import i3d
 
+    wanted = {"inception": ["i3d_path"], "two_stream": ["i3d_path", "flow_path"]}.get(p.i3d_backbone, [])
+    if lacking := [name for name in wanted if not getattr(p, name)]:
+        raise ValueError(f"i3d_backbone: {p.i3d_backbone!r}: only r50 is trained here, set {' and '.join(lacking)}")
     if p.i3d_path:
         return Path(p.i3d_path)
     return cached(
@@ -116,25 +119,43 @@ def i3d_weights(p: SimpleNamespace) -> Path:
     )
 
 
-def i3d_features(p: SimpleNamespace) -> Path:
-    """<video>.npy [D, T] of 50Salads: one vector a frame."""
-    from thesis_lib import features
+def i3d_settings(p: SimpleNamespace) -> dict:
+    """What `features.about_i3d` wants to know of the features that the parameters ask for."""
+    same = ("window", "color", "head", "padding", "last_frame", "flow")
+    own = {"backbone": p.i3d_backbone, "size": p.i3d_size, "mode": p.i3d_mode, "precision": p.extraction_precision}
+    return own | {name: getattr(p, name) for name in same}
 
+
+def i3d_features(p: SimpleNamespace, share: int = 0) -> Path:
+    """<video>.npy [D, T] of 50Salads: one vector a frame.
+
+    Several processes can do this at once, each with another `share`: they divide the videos among them.
+    """
+    from thesis_lib import feature_folder, features
+
+    settings = i3d_settings(p)
+    flow_weights = Path(p.flow_path) if p.flow_path else ""
     if p.i3d_features_root:
+        given = dict(weights=Path(p.i3d_path) if p.i3d_path else None, flow_weights=flow_weights)
+        feature_folder.check(Path(p.i3d_features_root), features.about_i3d(**given, **asked(settings)))
         return Path(p.i3d_features_root)
+    features.use_gpu(share)
     return cached(
         features.extract_i3d,
         profile=p.profile,
+        shared=True,
         root=salads(p),
         weights=i3d_weights(p),
-        window=p.window,
-        size=p.i3d_size,
-        color=p.color,
-        head=p.head,
-        mode=p.i3d_mode,
+        flow_weights=flow_weights,
         batch_size=p.extraction_batch_size,
         device=p.device,
+        **settings,
     )
+
+
+def asked(settings: dict) -> dict:
+    """The same with a precision that is known without looking at the machine, or None."""
+    return settings | {"precision": None if settings["precision"] == "auto" else settings["precision"]}
 
 
 def s3d_weights(p: SimpleNamespace, captions: str = "true", seed: int | None = None, **smaller) -> Path:
@@ -166,23 +187,30 @@ def s3d_weights(p: SimpleNamespace, captions: str = "true", seed: int | None = N
     return cached(s3d.train, profile=p.profile, together=True, **arguments | smaller)
 
 
-def s3d_features(p: SimpleNamespace, videos: str, weights: Path | None = None, **smaller) -> Path:
-    """<video>.npy [seconds, D] of "salads" or of the narrated videos ("howto"): one vector a second."""
-    from thesis_lib import features
+def s3d_features(p: SimpleNamespace, videos: str, weights: Path | None = None, share: int = 0, **smaller) -> Path:
+    """<video>.npy [seconds, D] of "salads" or of the narrated videos ("howto"): one vector a second.
 
+    share: as in `i3d_features`.
+    """
+    from thesis_lib import feature_folder, features
+
+    settings = dict(frames=p.s3d_frames, size=p.s3d_size, output=p.s3d_output, normalise=p.s3d_normalise)
+    settings["precision"] = p.extraction_precision
     given = {"salads": p.s3d_features_root, "howto": p.howto_features_root}[videos]
     if given:
+        about = features.about_s3d(weights=Path(p.s3d_path) if p.s3d_path else None, **asked(settings))
+        feature_folder.check(Path(given), about)
         return Path(given)
+    features.use_gpu(share)
     return cached(
         features.extract_s3d,
         profile=p.profile,
+        shared=True,
         root=salads(p) if videos == "salads" else named(howto(p)),
         weights=weights or s3d_weights(p),
-        frames=p.s3d_frames,
-        size=p.s3d_size,
-        normalise=p.s3d_normalise,
         batch_size=p.extraction_batch_size,
         device=p.device,
+        **settings,
         **smaller,
     )
 

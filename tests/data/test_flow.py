@@ -39,6 +39,13 @@ def test_the_flow_of_a_pair_does_not_depend_on_the_pairs_before(method):
     np.testing.assert_array_equal(optical_flow(frames, method)[2:], optical_flow(frames[2:], method))
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("threads", [2, 9])
+def test_threads_change_nothing(method, threads):
+    frames = moving([(3, 0), (0, 2), (-2, 1), (1, 1), (2, 0)])
+    np.testing.assert_array_equal(optical_flow(frames, method, threads), optical_flow(frames, method))
+
+
 def test_faster_than_20_pixels_counts_as_20():
     flow = optical_flow(moving([(24, 0), (-24, 0)], side=224), "dis")
     assert np.abs(flow).max() == 1

@@ -1,6 +1,7 @@
 """Optical flow between consecutive frames, as the flow network of I3D wants it."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ METHODS = {
 LIMIT = 20  # pixels a frame: what moves faster counts as this
 
 
-def optical_flow(frames: Sequence[np.ndarray], method: str = "tvl1") -> np.ndarray:
+def optical_flow(frames: Sequence[np.ndarray], method: str = "tvl1", threads: int = 1) -> np.ndarray:
     """N frames [H, W, 3] uint8 RGB -> [N - 1, H, W, 2] float32: the flow from each to the next, right and down.
 
     Pixels a frame, clipped at +-20 and divided by 20, as the flow network of I3D was trained
@@ -22,7 +23,15 @@ def optical_flow(frames: Sequence[np.ndarray], method: str = "tvl1") -> np.ndarr
     """
     if method not in METHODS:
         raise ValueError(f"flow={method!r}: choose one of {', '.join(METHODS)}")
-    estimator = METHODS[method]()
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    flows = [estimator.calc(first, second, None) for first, second in zip(grey, grey[1:], strict=False)]
+
+    def measure(pairs: range) -> list[np.ndarray]:
+        estimator = METHODS[method]()  # one a thread: it keeps its buffers
+        return [estimator.calc(grey[pair], grey[pair + 1], None) for pair in pairs]
+
+    with ThreadPoolExecutor(threads) as pool:  # OpenCV lets other threads of Python run
+        parts = pool.map(measure, (range(start, len(grey) - 1, threads) for start in range(threads)))
+    flows = [None] * (len(grey) - 1)
+    for start, part in enumerate(parts):
+        flows[start::threads] = part
     return np.stack(flows).clip(-LIMIT, LIMIT) / LIMIT
