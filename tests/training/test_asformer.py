@@ -196,8 +196,7 @@ def test_statistics_of_merged_blocks_are_those_of_all_vectors(salads):
         np.testing.assert_allclose(std, every.std(1, keepdims=True), rtol=1e-6)
 
 
-@pytest.mark.parametrize("standardise", [True, False])
-def test_features_at_one_vector_a_second_train_on_labels_at_30(tmp_path, standardise):
+def test_features_at_one_vector_a_second_train_on_labels_at_30(tmp_path):
     """Vectors [seconds, D] as S3D's, of another width: learned, and a prediction for every frame."""
     root, rng = tmp_path / "salads", np.random.default_rng(1)
     train_names, test_names = write_salads(root)
@@ -209,7 +208,7 @@ def test_features_at_one_vector_a_second_train_on_labels_at_30(tmp_path, standar
         np.save(root / "s3d" / f"{name}.npy", features.astype(np.float16))
         frames = np.repeat(seconds, 30)[: -rng.integers(1, 30)]
         (root / "groundTruth" / f"{name}.txt").write_text("".join(f"{CLASSES[label]}\n" for label in frames))
-    options = dict(features=root / "s3d", sample_rate=1, standardise=standardise)
+    options = dict(features=root / "s3d", sample_rate=1, standardise=False, evaluate_every=8)
     found, history = train(tmp_path, root, "found", **options)
     assert history["accuracy"].iloc[-1] > 0.85
     _, predictions, targets = load_predictions(found)
@@ -217,8 +216,6 @@ def test_features_at_one_vector_a_second_train_on_labels_at_30(tmp_path, standar
         assert [CLASSES[label] for label in target] == (root / "groundTruth" / f"{name}.txt").read_text().split()
         assert len(prediction) == len(target)
         assert set(np.flatnonzero(np.diff(prediction.astype(int))) % 30) <= {29}, "changes between seconds alone"
-    told, _ = train(tmp_path, root, "told", feature_rate=1.0, **options)
-    assert (told / "predictions.npz").read_bytes() == (found / "predictions.npz").read_bytes()
     with pytest.raises(ValueError, match="give feature_rate, in vectors a second, or 0 to find it"):
         train(tmp_path, root, "wrong", feature_rate=15.0, **options)
 
