@@ -292,3 +292,57 @@ def test_egomcq_wants_an_answer_and_a_type_for_each_question():
         metrics.egomcq_accuracy(np.zeros((2, 5)), [0], [1, 2])
     with pytest.raises(ValueError, match="a question of type 3; it is 1"):
         metrics.egomcq_accuracy(np.zeros((2, 5)), [0, 1], [1, 3])
+
+
+# -- smoothing, calibration, segments ---------------------------------------------------------------------------------
+
+
+def plain_majority(labels, width):
+    found = []
+    for t, label in enumerate(labels):
+        window = labels[max(0, t - width // 2) : t - width // 2 + width]
+        counts = {c: window.count(c) for c in sorted(set(window))}
+        most = max(counts.values())
+        found.append(label if counts.get(label) == most else next(c for c in counts if counts[c] == most))
+    return found
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 50))
+def test_majority_equals_the_plain_loop(labels, width):
+    assert metrics.majority(labels, width).tolist() == plain_majority(labels, width)
+
+
+def test_majority_of_names_and_of_nothing():
+    assert metrics.majority(["cut", "peel", "cut", "cut"], 3).tolist() == ["cut", "cut", "cut", "cut"]
+    with pytest.raises(ValueError, match="width of at least 1"):
+        metrics.majority([1, 2], 0)
+
+
+def test_calibration_error_against_the_definition():
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0, 1, 4000)
+    right = rng.uniform(0, 1, 4000) < sure**2
+    counts = metrics.reliability(sure, right, 15)
+    assert counts[:, 0].sum() == 4000 and counts[:, 2].sum() == right.sum()
+    expected = 0.0
+    for k in range(15):
+        inside = (sure >= k / 15) & (sure < (k + 1) / 15)
+        expected += inside.mean() * abs(right[inside].mean() - sure[inside].mean())
+    assert metrics.calibration_error(counts) == pytest.approx(expected)
+    halves = metrics.reliability(sure[:100], right[:100]) + metrics.reliability(sure[100:], right[100:])
+    np.testing.assert_allclose(halves, counts)
+
+
+def test_calibration_of_who_is_always_sure_is_the_share_of_errors():
+    counts = metrics.reliability(np.ones(10), np.arange(10) < 7)
+    assert metrics.calibration_error(counts) == pytest.approx(0.3)
+
+
+def test_segments_a_video():
+    assert metrics.segment_counts([[0, 1, 0, 1], [2, 2]], [[0, 0, 1, 1], [2, 2]]) == (2.5, 1.5)
+
+
+def test_places_are_those_of_resampled_labels():
+    for fps, fps_out in ((30, 1), (1, 30), (30, 15), (15, 30), (8, 3)):
+        places = metrics.places(50, fps, fps_out, 70)
+        assert np.array_equal(metrics.resample(np.arange(50), fps, fps_out, 70), places)

@@ -33,6 +33,24 @@ def test_every_file_of_a_profile_belongs_to_a_notebook(profile):
     assert names <= {"common", *params.notebooks()}
 
 
+def test_the_profile_as_published_is_the_corrected_one_but_for_what_the_thesis_did():
+    different = {}
+    for name in params.notebooks():
+        corrected, published = (params.layered(name, profile)[0] for profile in (REAL, f"{REAL}-as-published"))
+        assert corrected.keys() == published.keys()
+        found = {key: value for key, value in published.items() if value != corrected[key] and key != "profile"}
+        different |= {name[:2]: found} if found else {}
+    rule = {"seconds_rule": "as_published"}
+    assert different == {
+        "02": {"color": "bgr", "head": "window"},
+        "04": rule | {"compared": []},
+        "06": rule | {"prompts": "raw"},
+        "07": rule
+        | {"prompts": "raw", "heads_tuned": ["classifier"], "epoch_choice": "test_loss"}
+        | {"compared": [], "smoothing_seconds": []},
+    }
+
+
 @pytest.mark.parametrize("name", params.notebooks())
 def test_missing_real_data_is_one_line_that_names_it(name, elsewhere):
     with pytest.raises(ValueError) as error:
@@ -40,11 +58,12 @@ def test_missing_real_data_is_one_line_that_names_it(name, elsewhere):
     assert str(error.value) == "params/50salads/common.yaml: data_root: 'data/50salads': expected an existing folder"
 
 
-def test_with_the_data_in_place_the_whole_graph_stands(elsewhere):
+@pytest.mark.parametrize("profile", [REAL, f"{REAL}-as-published"])
+def test_with_the_data_in_place_the_whole_graph_stands(elsewhere, profile):
     put_data(elsewhere)
     for name in params.notebooks():
-        assert params.load(name, REAL).data_root == str(elsewhere / "data/50salads")
-    jobs = graph.jobs(REAL)
+        assert params.load(name, profile).data_root == str(elsewhere / "data/50salads")
+    jobs = graph.jobs(profile)
     assert {f"baseline_split{split}" for split in range(1, 6)} <= set(jobs)
     readme = (paths.PARAMS.parent / "README.md").read_text("utf-8")
     for name in [*FILES["files"], *FILES["folders"]]:

@@ -149,5 +149,18 @@ def test_prompts():
     names = ["place_tomato_into_bowl", "action_start"]
     assert segmentation.prompts(names) == ["place tomato into bowl", "action start"]
     assert segmentation.prompts(names, "raw") == names
-    with pytest.raises(ValueError, match="readable, raw"):
+    with pytest.raises(ValueError, match="readable, raw, averaged"):
         segmentation.prompts(names, "plain")
+    averaged = segmentation.prompts(names, "averaged")
+    count = len(segmentation.TEMPLATES)
+    assert len(averaged) == 2 * count == 2 * len(set(segmentation.TEMPLATES))
+    assert all("place tomato into bowl" in text for text in averaged[:count]) and averaged[count] == "action start"
+
+
+def test_scores_of_averaged_texts_are_the_mean_of_their_scores():
+    """As VideoCLIP scores: a plain dot product, so nothing is brought to unit length before the mean."""
+    torch.manual_seed(0)
+    texts, tokens = torch.randn(12, 5) * torch.rand(12, 1) * 9, torch.randn(7, 5)
+    classes = segmentation.text_vectors(lambda ids, mask: texts[ids], torch.arange(12), None, 4)
+    expected = torch.stack([(tokens @ texts[3 * c : 3 * c + 3].T).mean(1) for c in range(4)], 1)
+    torch.testing.assert_close(tokens @ classes.T, expected)

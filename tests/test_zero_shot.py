@@ -66,6 +66,15 @@ def test_every_second_gets_the_class_that_it_shows(salads):
     assert metrics.evaluate(predictions, targets)["accuracy"] == 1
 
 
+def test_the_rule_of_seconds_is_that_of_the_targets(salads):
+    """The published rule keeps the two seconds of features that have no label, as class 0."""
+    root, _ = salads
+    plain, published = predict(root), predict(root, seconds_rule="as_published")
+    for mine, theirs in zip(plain[2], published[2], strict=True):
+        assert len(theirs) == len(mine) + 2 and theirs[-2:].tolist() == [0, 0]
+    assert all(np.array_equal(a, b[: len(a)]) for a, b in zip(plain[1], published[1], strict=True))
+
+
 def test_scores_of_overlapping_windows_are_merged_into_the_dot_products(salads):
     """These towers see one second at a time, so the mean over windows is the dot product itself, at any stride."""
     root, _ = salads
@@ -83,11 +92,11 @@ def test_other_texts_give_other_classes(salads):
 
 def test_class_vectors_are_one_a_class_of_names_as_asked_for(salads):
     root, towers = salads
-    for style in ("readable", "raw"):
+    for style in ("averaged", "readable", "raw"):
         assert zero_shot.class_vectors(towers, root, root / "vocab.txt", style).shape == (len(CLASSES), len(CLASSES))
         expected = Vocabulary(root / "vocab.txt").encode(segmentation.prompts(CLASSES, style))
         assert all(np.array_equal(a, b) for a, b in zip(towers.asked[-1], expected, strict=True))
-    readable, raw = (mask.sum(1) for _, mask in towers.asked)
+    _, readable, raw = (mask.sum(1) for _, mask in towers.asked)
     assert (raw == readable + 1).all(), "the underscore is a piece of its own"
     with pytest.raises(ValueError, match="prompt style is 'upper'"):
         zero_shot.class_vectors(towers, root, root / "vocab.txt", "upper")

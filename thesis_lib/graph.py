@@ -61,10 +61,16 @@ def jobs(profile: str) -> dict[str, dict]:
         found[f"cropping_{cut}"] = job("cropping", tuple(i3d_features), cut=cut)
     for split in p["baseline"].splits:
         found[f"baseline_split{split}"] = job("baseline", tuple(i3d_features), split=split)
+    for number, changed in enumerate(p["baseline"].compared, 1):
+        split = p["baseline"].splits[0]
+        found[f"baseline_changed{number}"] = job("baseline", tuple(i3d_features), split=split, changed=changed)
     pretrained = (*s3d_salads, "pretraining_reference", "pretraining_own")
     for weights in ("reference", "own"):
         for head in p["fine_tuning"].heads_tuned:
             found[f"fine_tuning_{weights}_{head}"] = job("fine_tuning_splits", pretrained, weights=weights, head=head)
+    for number, changed in enumerate(p["fine_tuning"].compared, 1):
+        about = dict(split=p["fine_tuning"].splits[0], weights="reference", head=p["fine_tuning"].heads_tuned[0])
+        found[f"fine_tuning_changed{number}"] = job("fine_tuning", pretrained, **about, changed=changed)
     for head in p["fine_tuning"].heads_tuned:
         found[f"few_labels_{head}"] = job("few_labels_all", pretrained, head=head)
     for name, method in methods.METHODS.items():

@@ -1,4 +1,4 @@
-"""Metrics of temporal action segmentation, and the tests and time grids that go with them.
+"""Metrics of temporal action segmentation, and the tests, time grids and filters that go with them.
 
 A video is one label sequence, ints or strings, one label per frame (or per second: everything here is blind to the
 frame rate). Definitions follow the evaluation code of MS-TCN (yabufarha/ms-tcn, eval.py), which the field shares:
@@ -141,6 +141,45 @@ def constant_class_accuracy(targets, label=None):
     return float((_concatenate(targets) == label).mean())
 
 
+def reliability(confidences, correct, bins=15):
+    """How sure and how right: confidences [N] 0..1, correct [N] bool -> [bins, 3] for bins of equal width over 0..1:
+    frames, their summed confidence, how many are right. Such counts of several videos may be added."""
+    confidences, correct = np.asarray(confidences, np.float64), np.asarray(correct, np.float64)
+    place = np.minimum((confidences * bins).astype(int), bins - 1)
+    columns = (None, confidences, correct)
+    return np.stack([np.bincount(place, weights, bins) for weights in columns], axis=1).astype(np.float64)
+
+
+def calibration_error(counts):
+    """Expected calibration error 0..1 from the counts of `reliability`: the mean over frames of |accuracy - confidence|
+    of their bin (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, with 15 bins)."""
+    frames, confidence, correct = np.asarray(counts, np.float64).T
+    return float(np.abs(correct - confidence).sum() / frames.sum())
+
+
+def segment_counts(predictions, targets):
+    """(predicted, true) segments a video, means: over-segmentation is the first over the second."""
+    pairs = _pairs(predictions, targets)
+    return tuple(float(np.mean([len(segments(pair[side])[0]) for pair in pairs])) for side in (0, 1))
+
+
+def majority(labels, width):
+    """A majority filter: each label becomes the most frequent one among the `width` around it (an even width reaches
+    one farther back; at the ends those that are there). Among equals the label itself, else the smallest."""
+    labels = as_labels(labels)
+    names, codes = np.unique(labels, return_inverse=True)
+    if width < 1:
+        raise ValueError(f"a majority filter has a width of at least 1, not {width}")
+    if width == 1 or not len(labels):
+        return labels
+    sums = np.zeros((len(labels) + 1, len(names)), dtype=np.int64)
+    np.cumsum(codes[:, None] == np.arange(len(names)), axis=0, out=sums[1:])
+    first = np.arange(len(labels)) - width // 2
+    counts = 2 * (sums[np.clip(first + width, 0, len(labels))] - sums[np.clip(first, 0, None)])
+    counts[np.arange(len(labels)), codes] += 1
+    return names[counts.argmax(1)]
+
+
 def paired_test(a, b):
     """Student's paired t-test of a - b (one number per split or seed each); pairs with a NaN are left out.
 
@@ -168,8 +207,14 @@ def resample(labels, fps, fps_out, length=None):
     """
     labels = as_labels(labels)
     length = math.ceil(len(labels) * fps_out / fps) if length is None else length
+    return labels[places(len(labels), fps, fps_out, length)]
+
+
+def places(count, fps, fps_out, length):
+    """Which of `count` frames at fps stands at the middle of each of `length` frames at fps_out; the last one beyond
+    the end."""
     middles = ((np.arange(length) + 0.5) * fps / fps_out).astype(int)
-    return labels[np.minimum(middles, len(labels) - 1)]
+    return np.minimum(middles, count - 1)
 
 
 def to_frames(labels_per_second, length, fps):

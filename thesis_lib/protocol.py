@@ -2,7 +2,8 @@
 
 SECONDS is how the thesis scored VideoCLIP: one label a second. FRAMES is the common protocol: every labelled frame of
 the test videos, the same for all methods, so that ASFormer and VideoCLIP stand on one ground. Nothing is chosen on test
-data: the last epoch counts.
+data unless a parameter says so (`training.epochs`). Predictions are scored as they are; a filter over them makes a
+protocol of its own (`smoothed`).
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ UNITS = {
     "f1@10": "0..1",
     "f1@25": "0..1",
     "f1@50": "0..1",
+    "segments": "a video",  # predicted; with the true ones: over-segmentation
+    "true_segments": "a video",
 }
 
 
@@ -37,10 +40,27 @@ def to_frames(
 
 
 def to_seconds(
-    predictions: Sequence[np.ndarray], targets: Sequence[np.ndarray], fps: float
+    predictions: Sequence[np.ndarray], targets: Sequence[np.ndarray], fps: float, rule: str = "middle"
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Predictions and targets a frame -> a second: the label in the middle of each."""
-    return tuple([metrics.to_seconds(labels, fps) for labels in sequences] for sequences in (predictions, targets))
+    """Predictions and targets a frame -> a second: predictions in the middle of each, targets by the rule of
+    `metrics.to_seconds`."""
+    return [metrics.to_seconds(p, fps) for p in predictions], [metrics.to_seconds(y, fps, rule) for y in targets]
+
+
+def smoothed(predictions: Sequence[np.ndarray], seconds: float, rate: float) -> list[np.ndarray]:
+    """A majority filter of so many seconds over predictions of `rate` labels a second (`metrics.majority`)."""
+    return [metrics.majority(labels, max(1, round(seconds * rate))) for labels in predictions]
+
+
+def with_filter(protocol: str, seconds: float) -> str:
+    """The name of the protocol whose predictions were smoothed."""
+    return f"{protocol}, majority of {seconds:g} s" if seconds else protocol
+
+
+def scores_of(predictions: Sequence, targets: Sequence) -> dict:
+    """`metrics.evaluate` and the number of segments a video: segments, true_segments."""
+    counts = dict(zip(("segments", "true_segments"), metrics.segment_counts(predictions, targets), strict=True))
+    return metrics.evaluate(predictions, targets) | counts
 
 
 def add_scores(report, predictions, targets, *, protocol: str, **row) -> dict:
@@ -48,8 +68,8 @@ def add_scores(report, predictions, targets, *, protocol: str, **row) -> dict:
 
     row: method, weights, split, epoch, and more columns (see `results.Report.add`).
     """
-    scores = metrics.evaluate(predictions, targets)
-    length_unit = "seconds" if protocol == SECONDS else "frames"
+    scores = scores_of(predictions, targets)
+    length_unit = "seconds" if protocol.startswith(SECONDS) else "frames"
     for metric, unit in (UNITS | {"frame_levenshtein": length_unit}).items():
         report.add(metric=metric, value=scores[metric], unit=unit, protocol=protocol, **row)
     return scores

@@ -11,6 +11,15 @@ the class vectors the same path gives the fine-tuned model. Window 32 and stride
 import torch
 
 IGNORE = -100  # what cross_entropy leaves out
+STYLES = ("readable", "raw", "averaged")
+TEMPLATES = (  # ways in which a narrator of an instructional video says what is done
+    "{}",
+    "now {}",
+    "first {}",
+    "we {}",
+    "you can {}",
+    "let us {}",
+)
 
 
 def window_starts(length, size=32, stride=16):
@@ -62,10 +71,26 @@ def segment(encode_tokens, features, classifier, size=32, stride=16, batch_size=
 
 
 def prompts(class_names, style="readable"):
-    """Class names as texts: "readable" (place tomato into bowl) or "raw" (place_tomato_into_bowl, as in the thesis)."""
-    if style not in ("readable", "raw"):
-        raise ValueError(f"prompt style is {style!r}; it is one of readable, raw")
-    return [name.replace("_", " ") if style == "readable" else name for name in class_names]
+    """Texts of class names [C * K], those of a class together.
+
+    "readable" (place tomato into bowl), "raw" (place_tomato_into_bowl, as in the thesis's mapping.txt and code), one
+    text a class; "averaged", the readable name in each of the K TEMPLATES, to be taken together by `text_vectors`.
+    """
+    if style not in STYLES:
+        raise ValueError(f"prompt style is {style!r}; it is one of {', '.join(STYLES)}")
+    if style == "raw":
+        return list(class_names)
+    templates = TEMPLATES if style == "averaged" else ("{}",)
+    return [template.format(name.replace("_", " ")) for name in class_names for template in templates]
+
+
+def text_vectors(encode_text, ids, mask, num_classes):
+    """ids, mask [C * K, L] of `prompts` -> class vectors [C, H]: the mean of the vectors of a class's texts.
+
+    Vectors are averaged as they are, not brought to unit length first: VideoCLIP is trained on plain dot products, so
+    their lengths are part of its scores, and the score of the mean vector is the mean of the scores of its texts.
+    """
+    return encode_text(ids, mask).unflatten(0, (num_classes, -1)).mean(1)
 
 
 def _frames(length, size, stride, device):

@@ -224,31 +224,53 @@ def fps(p: SimpleNamespace) -> float:
 # -- segmentation ----------------------------------------------------------------------------------------------------
 
 
-def baseline(p: SimpleNamespace, split: int, cut: str = "back", features: Path | None = None) -> Path:
-    """ASFormer trained on the I3D features of one split, those of the profile unless given."""
+def asformer_features(p: SimpleNamespace) -> Path:
+    """What the baseline reads: the folder given as features_root, else the I3D features of the profile."""
+    return Path(p.features_root) if p.features_root else i3d_features(of("i3d_features", p))
+
+
+def baseline(
+    p: SimpleNamespace, split: int, cut: str = "back", features: Path | None = None, changed: str = ""
+) -> Path:
+    """ASFormer trained on one split, on the features of the baseline unless given; changed: see `variant`."""
+    p = variant("baseline", p, changed)
+    return asformer_run(p, split, cut, features or asformer_features(p), feature_rate=p.feature_rate)
+
+
+def cropping(p: SimpleNamespace, cut: str) -> Path:
+    """ASFormer on the split of the cropping experiment, surplus vectors cut in one of three ways."""
+    return asformer_run(p, p.split, cut, i3d_features(of("i3d_features", p)))
+
+
+def asformer_run(p: SimpleNamespace, split: int, cut: str, features: Path, feature_rate: float = 0.0) -> Path:
+    """One training of ASFormer by the parameters that notebooks 03 and 04 share."""
     from thesis_lib.training import asformer
 
     names = ("num_epochs", "lr", "num_layers", "num_decoders", "num_f_maps", "channel_masking_rate", "sample_rate")
+    names += ("standardise", "evaluate_every", "epoch_choice", "precision", "seed", "device")
     return cached(
         asformer.train,
         profile=p.profile,
-        features=features or i3d_features(of("i3d_features", p)),
+        features=features,
         root=salads(p),
         split=split,
         cut=cut,
+        fps=fps(p),
+        feature_rate=feature_rate,
         window=p.attention_window,
-        standardise=p.standardise,
-        evaluate_every=p.evaluate_every,
-        seed=p.seed,
-        device=p.device,
         name=f"asformer split {split} {cut}",
         **{name: getattr(p, name) for name in names},
     )
 
 
-def cropping(p: SimpleNamespace, cut: str) -> Path:
-    """ASFormer on the split of the cropping experiment, surplus vectors cut in one of three ways."""
-    return baseline(p, p.split, cut)
+def variant(stage: str, p: SimpleNamespace, changed: str) -> SimpleNamespace:
+    """The parameters of a notebook with some of them changed: "epoch_choice=held_out lr=0.01", "" for none."""
+    pairs = [pair.partition("=") for pair in changed.split()]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise ValueError(f"{changed!r}: expected parameters as name=value, a space between them")
+    values = {name: value for name, _, value in pairs}
+    layered = params.layered(NOTEBOOK[stage], p.profile, values)[0]
+    return SimpleNamespace(**vars(p) | {name: layered[name] for name in values})
 
 
 # -- video and text --------------------------------------------------------------------------------------------------
@@ -352,13 +374,18 @@ def control(p: SimpleNamespace, captions: str, seed: int) -> tuple[Path, Path]:
     return trained, s3d_features(about, "salads", weights)
 
 
-def fine_tuning(p: SimpleNamespace, split: int, weights: str, head: str, **changed) -> Path:
-    """VideoCLIP fine-tuned on one split, from weights "own", "reference" or "scratch"; an evaluation every epoch."""
+def fine_tuning(p: SimpleNamespace, split: int, weights: str, head: str, changed: str = "", **arguments) -> Path:
+    """VideoCLIP fine-tuned on one split, from weights "own", "reference" or "scratch"; an evaluation every epoch.
+
+    changed: parameters of the notebook, see `variant`; arguments: of the training.
+    """
     from thesis_lib.training import finetune
 
-    pretrain = of("pretraining", p)
-    names = ("width", "video_layers", "text_layers", "heads", "dropout")
-    arguments = dict(
+    p, pretrain = variant("fine_tuning", p, changed), of("pretraining", p)
+    size = ("width", "video_layers", "text_layers", "heads", "dropout")
+    names = ("lr", "warmup", "window", "stride_train", "stride_test", "prompts", "seconds_rule", "epoch_choice")
+    names += ("precision", "seed", "device")
+    values = dict(
         pretrained="" if weights == "scratch" else pretraining(pretrain, weights),
         features=s3d_features(of("s3d_features", p), "salads"),
         root=salads(p),
@@ -367,18 +394,10 @@ def fine_tuning(p: SimpleNamespace, split: int, weights: str, head: str, **chang
         fps=fps(p),
         head=head,
         num_epochs=max(p.epochs),
-        lr=p.lr,
-        warmup=p.warmup,
-        window=p.window,
-        stride_train=p.stride_train,
-        stride_test=p.stride_test,
-        prompts=p.prompts,
-        seed=p.seed,
-        device=p.device,
         name=f"fine-tuning {weights} {head} split {split}",
-        **{name: getattr(pretrain, name) for name in names},
     )
-    return cached(finetune.train, profile=p.profile, **arguments | changed)
+    values |= {name: getattr(p, name) for name in names} | {name: getattr(pretrain, name) for name in size}
+    return cached(finetune.train, profile=p.profile, **values | arguments)
 
 
 def few_labels(p: SimpleNamespace, weights: str, head: str, videos: int, seed: int) -> Path:
@@ -387,8 +406,8 @@ def few_labels(p: SimpleNamespace, weights: str, head: str, videos: int, seed: i
     count = videos or len(read_bundle(salads(p) / f"splits/train.split{split}.bundle"))
     epochs = math.ceil(p.few_steps / count)
     return fine_tuning(
-        p, split, weights, head, num_videos=videos, num_epochs=epochs, evaluate_every=epochs, seed=seed,
-        name=f"{weights} {head} {videos or 'all'} videos seed {seed}",
+        p, split, weights, head, num_videos=videos, num_epochs=epochs, evaluate_every=epochs, epoch_choice="last",
+        seed=seed, name=f"{weights} {head} {videos or 'all'} videos seed {seed}",
     )  # fmt: skip
 
 

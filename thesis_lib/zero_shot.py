@@ -15,10 +15,11 @@ from thesis_lib.training.videoclip import load
 
 
 def class_vectors(model: VideoCLIP, root: Path, vocab: Path, prompts: str = "readable") -> torch.Tensor:
-    """[C, H]: the pooled text vector of each class name of root/mapping.txt."""
-    ids, mask = Vocabulary(vocab).encode(segmentation.prompts(salads.class_names(root), prompts))
+    """[C, H]: the pooled text vector of each class name of root/mapping.txt, in the style of `segmentation.prompts`."""
+    names = salads.class_names(root)
+    ids, mask = map(torch.from_numpy, Vocabulary(vocab).encode(segmentation.prompts(names, prompts)))
     with torch.no_grad():
-        return model.encode_text(torch.from_numpy(ids), torch.from_numpy(mask))
+        return segmentation.text_vectors(model.encode_text, ids, mask, len(names))
 
 
 def predict(
@@ -32,15 +33,17 @@ def predict(
     window: int = 32,
     stride: int = 16,
     prompts: str = "readable",
+    seconds_rule: str = "middle",
 ) -> tuple[list[str], list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
     """(names, predictions [S], targets [S], scores [S, C]) of the test videos of a split, a second at a time.
 
     No class is background: each second gets the class of the largest dot product. [CLS] is masked out of the video
-    tower, as the official predictor does (fairseq examples/MMPT, evaluators/predictor.py).
+    tower, as the official predictor does (fairseq examples/MMPT, evaluators/predictor.py). seconds_rule: how labels of
+    frames become those of seconds, see `metrics.to_seconds`.
     """
     model = load(weights)
     classes = class_vectors(model, root, vocab, prompts)
-    videos = read_videos(features, root, split, "test", fps)
+    videos = read_videos(features, root, split, "test", fps, seconds_rule)
 
     def encode(clips: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return model.encode_video_tokens(clips, mask, attend_cls=False)

@@ -7,7 +7,7 @@ import torch
 
 from thesis_lib import metrics
 from thesis_lib.models.asformer import ASFormer
-from thesis_lib.training import asformer
+from thesis_lib.training import aligned, asformer
 from thesis_lib.training.predictions import load_predictions
 
 CLASSES = ["cut_tomato", "place_tomato", "add_oil", "mix_dressing"]
@@ -43,7 +43,8 @@ def salads(tmp_path_factory):
 def train(tmp_path, root, name="run", **changed):
     folder = tmp_path / name
     folder.mkdir(exist_ok=True)
-    asformer.train(folder, features=root / "features", root=root, **{**SMALL, "num_epochs": 8} | changed)
+    arguments = dict(features=root / "features", root=root, num_epochs=8) | SMALL
+    asformer.train(folder, **arguments | changed)
     return folder, pd.read_csv(folder / "history.csv")
 
 
@@ -125,3 +126,103 @@ def test_the_cut_decides_which_vectors_are_seen(salads, tmp_path):
         folder, _ = train(tmp_path, root, cut, cut=cut, num_epochs=1)
         means[cut] = np.load(folder / "scale.npz")["mean"]
     assert not np.allclose(means["back"], means["front"])
+
+
+def losses_fall_then_rise(monkeypatch, lowest):
+    """The test loss of each evaluation is its distance from epoch `lowest`."""
+    real, calls = asformer.segmentation_loss, iter(range(10**6))
+
+    def distance(logits, targets, smoothing):
+        if torch.is_grad_enabled():
+            return real(logits, targets, smoothing)
+        return torch.tensor(float(abs(next(calls) // 3 + 1 - lowest)))  # three test videos
+
+    monkeypatch.setattr(asformer, "segmentation_loss", distance)
+
+
+def test_predictions_weights_and_reliability_are_of_the_chosen_epoch(salads, tmp_path, monkeypatch):
+    root, *_ = salads
+    short, _ = train(tmp_path, root, "short", num_epochs=2)
+    losses_fall_then_rise(monkeypatch, lowest=2)
+    chosen, history = train(tmp_path, root, "chosen", num_epochs=4, epoch_choice="test_loss")
+    assert len(history) == 4 and history["test_loss"].idxmin() == 1
+    for name in ("predictions.npz", "reliability.csv"):
+        assert (short / name).read_bytes() == (chosen / name).read_bytes(), name
+    one, other = (torch.load(folder / "weights.pt", weights_only=True) for folder in (short, chosen))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    _, predictions, targets = load_predictions(chosen)
+    assert metrics.evaluate(predictions, targets)["accuracy"] == pytest.approx(history["accuracy"][1])
+
+
+def test_held_out_users_are_not_trained_on_but_choose(salads, tmp_path, monkeypatch):
+    root, train_names, test_names = salads
+    seen = []
+    real = asformer._channel_statistics
+    monkeypatch.setattr(asformer, "_channel_statistics", lambda videos: seen.extend(videos) or real(videos))
+    folder, history = train(tmp_path, root, num_epochs=3, epoch_choice="held_out")
+    used = {video.name for video in seen}
+    assert len(used) == 6 and used < set(train_names), "one user in five of eight"
+    assert history["held_out_loss"].notna().all() and (history["held_out_loss"] != history["test_loss"]).all()
+    assert load_predictions(folder)[0] == test_names, "all test videos are scored"
+
+
+def test_an_unknown_choice_is_refused(salads, tmp_path):
+    with pytest.raises(ValueError, match="choose one of last, held_out, test_loss"):
+        train(tmp_path, salads[0], epoch_choice="best")
+
+
+def test_reliability_counts_every_frame_of_every_stage(salads, tmp_path):
+    root, *_ = salads
+    folder, history = train(tmp_path, root, num_epochs=3)
+    table = pd.read_csv(folder / "reliability.csv")
+    _, _, targets = load_predictions(folder)
+    for stage, rows in table.groupby("stage"):
+        assert rows["frames"].sum() == sum(map(len, targets))
+        accuracy = np.average(rows["accuracy"], weights=rows["frames"])
+        assert accuracy == pytest.approx(history.iloc[-1][f"accuracy_{stage}"])
+        width = 1 / asformer.BINS
+        assert (rows["confidence"] >= rows["bin"] * width - 1e-9).all()
+        assert (rows["confidence"] <= (rows["bin"] + 1) * width + 1e-9).all()
+    assert set(table["stage"]) == {1, 2, 3}
+
+
+def test_statistics_of_merged_blocks_are_those_of_all_vectors(salads):
+    root, *_ = salads
+    videos = aligned.load_split(root, 1, root / "features")["train"]
+    every = np.concatenate([video.features for video in videos], 1).astype(np.float64)
+    for channels in (3, 64):
+        mean, std = asformer._channel_statistics(videos, channels)
+        np.testing.assert_allclose(mean, every.mean(1, keepdims=True), rtol=1e-6)
+        np.testing.assert_allclose(std, every.std(1, keepdims=True), rtol=1e-6)
+
+
+def test_features_at_one_vector_a_second_train_on_labels_at_30(tmp_path):
+    """Vectors [seconds, D] as S3D's, of another width: learned, and a prediction for every frame."""
+    root, rng = tmp_path / "salads", np.random.default_rng(1)
+    train_names, test_names = write_salads(root)
+    vectors = rng.normal(size=(len(CLASSES), 7))
+    (root / "s3d").mkdir()
+    for name in train_names + test_names:
+        seconds = np.repeat(rng.permutation(len(CLASSES)), rng.integers(10, 25, len(CLASSES)))
+        features = vectors[seconds] + rng.normal(scale=0.3, size=(len(seconds), 7))
+        np.save(root / "s3d" / f"{name}.npy", features.astype(np.float16))
+        frames = np.repeat(seconds, 30)[: -rng.integers(1, 30)]
+        (root / "groundTruth" / f"{name}.txt").write_text("".join(f"{CLASSES[label]}\n" for label in frames))
+    options = dict(features=root / "s3d", sample_rate=1, standardise=False, evaluate_every=8)
+    found, history = train(tmp_path, root, "found", **options)
+    assert history["accuracy"].iloc[-1] > 0.85
+    _, predictions, targets = load_predictions(found)
+    for name, prediction, target in zip(test_names, predictions, targets, strict=True):
+        assert [CLASSES[label] for label in target] == (root / "groundTruth" / f"{name}.txt").read_text().split()
+        assert len(prediction) == len(target)
+        assert set(np.flatnonzero(np.diff(prediction.astype(int))) % 30) <= {29}, "changes between seconds alone"
+    with pytest.raises(ValueError, match="give feature_rate, in vectors a second, or 0 to find it"):
+        train(tmp_path, root, "wrong", feature_rate=15.0, **options)
+
+
+def test_half_precision_learns_too(salads, tmp_path):
+    root, *_ = salads
+    _, full = train(tmp_path, root, "full", num_epochs=3)
+    _, half = train(tmp_path, root, "half", num_epochs=3, precision="bf16")
+    assert half["loss"].iloc[-1] == pytest.approx(full["loss"].iloc[-1], rel=0.1)
+    assert not np.array_equal(half["loss"], full["loss"])

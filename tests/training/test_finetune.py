@@ -10,7 +10,7 @@ import torch
 from thesis_lib import metrics, segmentation
 from thesis_lib.data.text import Vocabulary, write_vocab
 from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
-from thesis_lib.training import finetune, videoclip
+from thesis_lib.training import epochs, finetune, videoclip
 from thesis_lib.training.predictions import load_predictions
 
 CLASSES = ["cut_tomato", "place_tomato", "add_oil", "mix_dressing"]
@@ -167,3 +167,44 @@ def test_seconds_of_a_video(salads):
 def test_an_unknown_head_is_refused(salads, tmp_path):
     with pytest.raises(ValueError, match="choose one of classifier, text"):
         train(tmp_path, salads, head="dot")
+
+
+def test_a_choice_picks_among_epochs_of_one_run_and_keeps_its_weights(salads, tmp_path):
+    """The run is the same, whatever is chosen on the test videos; only the weights differ."""
+    last, history = train(tmp_path, salads, "last", lr=2e-2)
+    chosen, same = train(tmp_path, salads, "chosen", lr=2e-2, epoch_choice="test_loss")
+    pd.testing.assert_frame_equal(history, same)
+    best = int(history["epoch"][history["test_loss"].idxmin()])
+    epoch, _, predictions, targets = epochs.load_chosen(chosen, "test_loss")
+    assert epoch == best
+    accuracy = history.set_index("epoch")["accuracy"]
+    assert metrics.evaluate(predictions, targets)["accuracy"] == pytest.approx(accuracy[best])
+    assert epochs.load_chosen(last, "last", 3)[0] == 3
+    stopped, _ = train(tmp_path, salads, "stopped", lr=2e-2, num_epochs=best)
+    one, other = (torch.load(folder / "weights.pt", weights_only=True) for folder in (chosen, stopped))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_held_out_videos_are_not_trained_on(salads, tmp_path, monkeypatch):
+    seen = set()
+    real = segmentation.window_targets
+    monkeypatch.setattr(segmentation, "window_targets", lambda *a: seen.add(tuple(a[0].tolist())) or real(*a))
+    _, history = train(tmp_path, salads, num_epochs=2, epoch_choice="held_out")
+    assert len(seen) == 10, "of twelve users two are held out"
+    assert history["held_out_loss"].notna().all()
+    with pytest.raises(ValueError, match="nothing can be held out of 1 training videos"):
+        train(tmp_path, salads, "one", num_videos=1, epoch_choice="held_out")
+
+
+@pytest.mark.parametrize("freeze_text", [False, True])
+def test_averaged_prompts_train_a_head_of_as_many_classes(salads, tmp_path, freeze_text):
+    folder, history = train(tmp_path, salads, head="text", prompts="averaged", freeze_text=freeze_text, num_epochs=4)
+    assert history["test_loss"].iloc[-1] < history["test_loss"][0]
+    assert max(labels.max() for labels in load_predictions(folder)[1]) < len(CLASSES)
+
+
+def test_half_precision_is_close(salads, tmp_path):
+    _, full = train(tmp_path, salads, "full", num_epochs=2)
+    _, half = train(tmp_path, salads, "half", num_epochs=2, precision="bf16")
+    assert half["loss"].iloc[-1] == pytest.approx(full["loss"].iloc[-1], rel=0.05)
+    assert not np.array_equal(half["loss"], full["loss"])

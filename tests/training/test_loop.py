@@ -292,3 +292,47 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert not list(tmp_path.glob("checkpoint-*"))
     with pytest.raises(ValueError, match="no batches"):
         one_step(tmp_path, lambda out: out.sum(), batches=lambda epoch: [])
+
+
+def descend(folder, losses, **changed):
+    """One epoch a loss that evaluate() gives; the only weight counts the epochs."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    given = dict(zip(range(1, len(losses) + 1), losses, strict=True))
+    arguments = dict(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+        batches=lambda epoch: [0],
+        load=lambda item: torch.ones(1, 1),
+        loss=lambda x: -model(x).sum(),
+        evaluate=lambda epoch: {"test_loss": given[epoch]},
+        num_epochs=len(losses),
+    )
+    loop.fit(folder, **arguments | changed)
+    return weights(folder)["weight"].item()
+
+
+def test_the_weights_are_those_of_the_chosen_epoch(tmp_path):
+    losses = [0.9, 0.4, 0.6, 0.4, 0.8]
+    for column, expected in (("", 5), ("test_loss", 2)):
+        folder = tmp_path / f"all {column}"
+        folder.mkdir()
+        assert descend(folder, losses, choose=column) == expected
+    (tmp_path / "second").mkdir()
+    assert descend(tmp_path / "second", losses, choose="test_loss", evaluate_every=3) == 3
+
+
+def test_a_run_that_goes_on_still_knows_its_best_epoch(tmp_path):
+    descend(tmp_path, [0.9, 0.4, 0.6], choose="test_loss")
+    assert descend(tmp_path, [0.9, 0.4, 0.6, 0.5], choose="test_loss") == 2
+    assert descend(tmp_path, [0.9, 0.4, 0.6, 0.5, 0.3], choose="test_loss") == 5
+
+
+def test_an_epoch_cannot_be_chosen_by_a_loss_that_is_none(tmp_path):
+    with pytest.raises(FloatingPointError, match="the test_loss of epoch 2 is nan"):
+        descend(tmp_path, [0.9, float("nan")], choose="test_loss")
+
+
+def test_an_unknown_precision_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="precision='fp16': choose one of fp32, bf16"):
+        descend(tmp_path, [1.0], precision="fp16")

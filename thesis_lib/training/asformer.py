@@ -1,14 +1,15 @@
 """Training of ASFormer on one split, by the published recipe (ChinaYi/ASFormer, main.py and model.py:330-373).
 
 Adam, a plateau schedule on the summed training loss of an epoch (here its mean: the rule is relative, the same), one
-video a step, every `sample_rate`-th frame, feature channels masked at random. What it does not take over: choosing the
-epoch on the test split. The last epoch counts; the history shows all of them.
+video a step, every `sample_rate`-th vector, feature channels masked at random. Features may have any width and another
+frame rate than the labels (`aligned`). Which epoch counts is told by `epochs`; the history shows all of them.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from thesis_lib import metrics
@@ -17,8 +18,10 @@ from thesis_lib.losses import segmentation_loss
 from thesis_lib.models.asformer import ASFormer
 from thesis_lib.runs import atomic_save
 from thesis_lib.segmentation import IGNORE
-from thesis_lib.training import loop
+from thesis_lib.training import aligned, epochs, loop
 from thesis_lib.training.predictions import save_predictions
+
+BINS = 15  # of confidence, in reliability.csv
 
 
 def train(
@@ -28,6 +31,8 @@ def train(
     root: Path,
     split: int,
     cut: str = "back",
+    fps: float = 30.0,
+    feature_rate: float = 0.0,
     num_epochs: int = 15,
     lr: float = 5e-4,
     weight_decay: float = 1e-5,
@@ -41,23 +46,31 @@ def train(
     standardise: bool = True,
     batch_size: int = 1,
     evaluate_every: int = 1,
+    epoch_choice: str = "last",
     seed: int = 0,
     precision: str = "fp32",
     device: str = "auto",
     name: str = "",
 ) -> None:
-    """Writes weights.pt, scale.npz, history.csv and predictions.npz (all stages, last epoch) into `folder`.
+    """Writes weights.pt, scale.npz, history.csv, predictions.npz and reliability.csv into `folder`.
 
-    features: folder of <video>.npy [D, T]; root: labels and splits in MS-TCN layout; cut: where surplus vectors go.
-    standardise: by mean and standard deviation of each channel over the frames of the training videos alone.
+    features: folder of <video>.npy [D, T]; root: labels at `fps` and splits in MS-TCN layout; cut: where surplus
+    vectors go. feature_rate: vectors a second, 0: found from the lengths; [T, D] and other rates: see `aligned`.
+    standardise: by mean and standard deviation of each channel over the vectors of the training videos alone.
+    epoch_choice: last, held_out or test_loss, see `epochs`: of that epoch are weights, predictions (of all stages, for
+    every frame) and reliability (a row a stage and bin of confidence: frames, their mean confidence, accuracy).
     history.csv: epoch, loss (training), lr, test_loss, accuracy_1..S of every stage on all frames of the test videos,
-    and of the last stage accuracy, edit_score, f1@10, f1@25, f1@50.
+    and of the last stage accuracy, edit_score, f1@10, f1@25, f1@50; held_out_loss with epoch_choice="held_out".
     """
-    folder, features = Path(folder), Path(features).resolve()
-    train_videos, test_videos = (salads.load_split(root, split, part, features, cut) for part in salads.PARTS)
+    folder, features, decides = Path(folder), Path(features).resolve(), epochs.column(epoch_choice)
+    videos = aligned.load_split(root, split, features, cut=cut, fps=fps, rate=feature_rate)
+    train_videos, held_videos, test_videos = videos["train"], [], videos["test"]
+    if epoch_choice == "held_out":
+        held = epochs.hold_out([video.name for video in train_videos], seed)
+        held_videos = [train_videos[place] for place in held]
+        train_videos = [video for place, video in enumerate(train_videos) if place not in held]
     num_classes, input_dim = len(salads.class_names(root)), len(train_videos[0].features)
-    mean, std = _channel_statistics(train_videos) if standardise else (np.zeros(input_dim), np.ones(input_dim))
-    scale = {"mean": mean.astype(np.float32)[:, None], "std": std.astype(np.float32)[:, None]}
+    scale = dict(zip(("mean", "std"), _channel_statistics(train_videos), strict=True)) if standardise else {}
     atomic_save(folder / "scale.npz", lambda file: np.savez(file, **scale))
 
     device = loop.choose_device(device)
@@ -73,16 +86,20 @@ def train(
     ).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "min", factor=0.5, patience=3)
-    memory = {"predictions": {}}
+    memory = {"lowest": float("inf"), "predictions": {}, "reliability": None}
 
-    def collate(videos: Sequence[salads.Video]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features [B, D, T], mask [B, T], targets [B, T] of every sample_rate-th frame, padded to the longest."""
-        length = max(-(-len(video.labels) // sample_rate) for video in videos)
+    def collate(videos: Sequence[aligned.Video]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features [B, D, T], mask [B, T], targets [B, T] of every sample_rate-th vector, padded to the longest."""
+        length = max(-(-len(video.targets) // sample_rate) for video in videos)
         x = np.zeros((len(videos), input_dim, length), np.float32)
         targets = np.full((len(videos), length), IGNORE)
         for row, video in enumerate(videos):
-            labels = video.labels[::sample_rate]
-            x[row, :, : len(labels)] = (video.features[:, ::sample_rate] - scale["mean"]) / scale["std"]
+            labels = video.targets[::sample_rate]
+            seen = x[row, :, : len(labels)]
+            seen[:] = video.features[:, ::sample_rate]
+            if scale:
+                seen -= scale["mean"]
+                seen /= scale["std"]
             targets[row, : len(labels)] = labels
         x, targets = torch.from_numpy(x), torch.from_numpy(targets)
         return x, targets != IGNORE, targets
@@ -95,21 +112,32 @@ def train(
         x, mask, targets = batch
         return segmentation_loss(model(x, mask), targets, smoothing)
 
-    def evaluate(epoch: int) -> dict:
-        losses = []
-        for video in test_videos:
+    def tested(videos: Sequence[aligned.Video]) -> tuple[float, list[torch.Tensor]]:
+        """Mean loss, and of each video the probabilities [S, C, T] of its seen vectors."""
+        losses, probabilities = [], []
+        for video in videos:
             x, mask, targets = (tensor.to(device) for tensor in collate([video]))
             logits = model(x, mask)
             losses.append(segmentation_loss(logits, targets, smoothing).item())
-            labels = logits.argmax(2)[:, 0].to("cpu", torch.uint8)
-            memory["predictions"][video.name] = labels.repeat_interleave(sample_rate, 1)[:, : len(video.labels)]
-        targets = [video.labels for video in test_videos]
-        stages = zip(*(memory["predictions"][video.name].numpy() for video in test_videos), strict=True)
-        row = {"test_loss": float(np.mean(losses))}
-        for number, predictions in enumerate(stages, 1):
+            probabilities.append(logits[:, 0].softmax(1).cpu())
+        return float(np.mean(losses)), probabilities
+
+    def evaluate(epoch: int) -> dict:
+        test_loss, probabilities = tested(test_videos)
+        row = {"test_loss": test_loss} | ({"held_out_loss": tested(held_videos)[0]} if held_videos else {})
+        targets, labels, counts = [video.labels for video in test_videos], {}, 0
+        for video, values in zip(test_videos, probabilities, strict=True):
+            sure, best = (found[:, video.places // sample_rate].numpy() for found in values.max(1))
+            labels[video.name] = torch.from_numpy(best.astype(np.uint8))
+            counts += np.stack(
+                [metrics.reliability(*one, BINS) for one in zip(sure, best == video.labels, strict=True)]
+            )
+        for number, predictions in enumerate(zip(*(one.numpy() for one in labels.values()), strict=True), 1):
             correct = sum(int((p == y).sum()) for p, y in zip(predictions, targets, strict=True))
             row[f"accuracy_{number}"] = correct / sum(map(len, targets))
         values = metrics.evaluate(predictions, targets)
+        if not decides or row[decides] < memory["lowest"]:
+            memory.update(lowest=row.get(decides, 0.0), predictions=labels, reliability=torch.from_numpy(counts))
         return row | {key: values[key] for key in ("accuracy", "edit_score", "f1@10", "f1@25", "f1@50")}
 
     loop.fit(
@@ -126,14 +154,37 @@ def train(
         precision=precision,
         seed=seed,
         memory=memory,
+        choose=decides,
         name=name or f"asformer split {split}",
     )
     save_predictions(folder, memory["predictions"], {video.name: video.labels for video in test_videos})
+    _save_reliability(folder, memory["reliability"].numpy())
 
 
-def _channel_statistics(videos: Sequence[salads.Video]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [D] over all frames, in float64, one video in memory at a time."""
-    count = sum(video.features.shape[1] for video in videos)
-    mean = sum(video.features.sum(1, dtype=np.float64) for video in videos) / count
-    squares = sum(np.square(video.features - mean[:, None]).sum(1) for video in videos) / count
-    return mean, np.maximum(np.sqrt(squares), 1e-6)
+def _save_reliability(folder: Path, counts: np.ndarray) -> None:
+    """counts [S, bins, 3] of `metrics.reliability` -> a row a stage and bin that has frames."""
+    stages, bins, _ = counts.shape
+    stage, place = np.indices((stages, bins)).reshape(2, -1)
+    frames, confidence, correct = counts.reshape(-1, 3).T
+    table = pd.DataFrame({"stage": stage + 1, "bin": place, "frames": frames.astype(int)})
+    table = table.assign(confidence=confidence, accuracy=correct)[frames > 0]
+    table[["confidence", "accuracy"]] = table[["confidence", "accuracy"]].div(table["frames"], axis=0)
+    atomic_save(folder / "reliability.csv", lambda file: table.to_csv(file, index=False))
+
+
+def _channel_statistics(videos: Sequence[aligned.Video], channels: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [D, 1] over all vectors; every file is read once, so many channels in memory.
+
+    In float64; videos are merged by their means and squared deviations (Chan, Golub, LeVeque 1979).
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for video in videos:
+        features = video.features
+        blocks = [features[start : start + channels] for start in range(0, len(features), channels)]
+        own = [(x.mean(1), np.square(x - x.mean(1, keepdims=True)).sum(1)) for x in map(np.float64, blocks)]
+        own_mean, own_squares = (np.concatenate(parts) for parts in zip(*own, strict=True))
+        new = features.shape[1]
+        away, count = own_mean - mean, count + new
+        mean = mean + away * new / count
+        squares = squares + own_squares + np.square(away) * new * (count - new) / count
+    return mean[:, None].astype(np.float32), np.maximum(np.sqrt(squares / count), 1e-6)[:, None].astype(np.float32)

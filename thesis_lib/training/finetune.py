@@ -18,7 +18,7 @@ from thesis_lib import metrics, segmentation
 from thesis_lib.data import salads
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
-from thesis_lib.training import loop, videoclip
+from thesis_lib.training import epochs, loop, videoclip
 from thesis_lib.training.predictions import save_predictions
 
 
@@ -55,6 +55,7 @@ def train(
     attend_cls: bool = False,
     seconds_rule: str = "middle",
     evaluate_every: int = 1,
+    epoch_choice: str = "last",
     width: int = 64,
     video_layers: int = 2,
     text_layers: int = 2,
@@ -76,14 +77,21 @@ def train(
     schedule_steps: where the linear decay would end; a million as published leaves the rate constant after the warm-up,
         so that the first 8 of 15 epochs are a run of 8 epochs.
     attend_cls, seconds_rule: see VideoCLIP and metrics.to_seconds; the defaults are the official code's and ours.
-    history.csv: epoch, loss and lr of training; test_loss and accuracy of the test videos, all a second,
-        windows merged as in testing. test_loss is what the thesis chose its epochs by; nothing is chosen here.
+    epoch_choice: last, held_out or test_loss, see `epochs`: the epoch that weights.pt is of. Predictions are those of
+        every epoch, for `epochs.load_chosen`.
+    history.csv: epoch, loss and lr of training; test_loss and accuracy of the test videos, all a second, windows merged
+        as in testing; held_out_loss with epoch_choice="held_out".
     """
-    folder = Path(folder)
+    folder, decides = Path(folder), epochs.column(epoch_choice)
     train_videos, test_videos = (read_videos(features, root, split, part, fps, seconds_rule) for part in salads.PARTS)
     if num_videos:
         chosen = np.random.default_rng(seed).permutation(len(train_videos))[:num_videos]
         train_videos = [train_videos[index] for index in sorted(chosen)]
+    held_videos = []
+    if epoch_choice == "held_out":
+        held = epochs.hold_out([video.name for video in train_videos], seed)
+        held_videos = [train_videos[place] for place in held]
+        train_videos = [video for place, video in enumerate(train_videos) if place not in held]
     class_names, vocabulary = salads.class_names(root), Vocabulary(vocab)
 
     device = loop.choose_device(device)
@@ -108,7 +116,7 @@ def train(
     model = build(config, weights, len(class_names) if head == "classifier" else 0).to(device)
     (folder / "config.json").write_text(json.dumps(asdict(model.config), indent=1))
     ids, mask = (torch.from_numpy(a).to(device) for a in vocabulary.encode(segmentation.prompts(class_names, prompts)))
-    class_scores = _head(head, model, ids, mask, freeze_text)
+    class_scores = _head(head, model, ids, mask, len(class_names), freeze_text)
 
     optimizer = torch.optim.Adam(
         [parameter for parameter in model.parameters() if parameter.requires_grad], lr=lr, betas=(0.9, 0.98), fused=True
@@ -147,7 +155,8 @@ def train(
         memory["epochs"].append(epoch)
         for video, labels in zip(test_videos, predicted, strict=True):
             memory["predictions"][video.name].append(labels.to(torch.uint8))
-        return {"test_loss": test_loss, "accuracy": accuracy}
+        held_out = {"held_out_loss": score(held_videos)[0]} if held_videos else {}
+        return {"test_loss": test_loss, "accuracy": accuracy} | held_out
 
     loop.fit(
         folder,
@@ -164,6 +173,7 @@ def train(
         precision=precision,
         seed=seed,
         memory=memory,
+        choose=decides,
         name=name or f"fine-tuning split {split}",
     )
     predictions = {video: torch.stack(rows).numpy() for video, rows in memory["predictions"].items()}
@@ -201,7 +211,9 @@ def build(config: VideoCLIPConfig, weights: dict[str, torch.Tensor], num_classes
     return model
 
 
-def _head(head: str, model: VideoCLIP, ids: torch.Tensor, mask: torch.Tensor, freeze_text: bool) -> Callable:
+def _head(
+    head: str, model: VideoCLIP, ids: torch.Tensor, mask: torch.Tensor, num_classes: int, freeze_text: bool
+) -> Callable:
     """A function without arguments that gives, at this moment of training, tokens [..., H] -> class scores [..., C].
 
     Also switches off the gradients of what the head does not train.
@@ -214,11 +226,11 @@ def _head(head: str, model: VideoCLIP, ids: torch.Tensor, mask: torch.Tensor, fr
     if freeze_text:
         model.text_encoder.requires_grad_(False)
         with torch.no_grad():
-            frozen = model.eval().encode_text(ids, mask)
+            frozen = segmentation.text_vectors(model.eval().encode_text, ids, mask, num_classes)
         return lambda: lambda tokens: tokens @ frozen.T
 
     def from_text() -> Callable:
-        vectors = model.encode_text(ids, mask)
+        vectors = segmentation.text_vectors(model.encode_text, ids, mask, num_classes)
         return lambda tokens: tokens @ vectors.T
 
     return from_text

@@ -79,6 +79,7 @@ def fit(
     workers: int = 0,
     save_every: float = 600.0,
     memory: dict | None = None,
+    choose: str = "",
     name: str = "training",
     shown: tuple[str, ...] = ("loss", "accuracy"),
 ) -> pd.DataFrame:
@@ -97,6 +98,9 @@ def fit(
         and after the last one; in the first process alone.
     memory: plain values and tensors that the recipe keeps; they survive a kill with the rest.
     save_every: seconds between checkpoints within an epoch; one follows every epoch.
+    choose: a column of the history: weights.pt is of the epoch where it is lowest, the earliest among equals. "": of
+        the last epoch, in which `model` is left in any case.
+    precision: fp32, or bf16 for the forward pass of training (autocast).
 
     Under torchrun each process takes its share of every group; the result is that of one process, but for rounding.
 
@@ -106,6 +110,8 @@ def fit(
     is given. Raises FloatingPointError when the loss is not finite, ValueError when an epoch has no batches, OSError
     when the disk is full.
     """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision={precision!r}: choose one of fp32, bf16")
     folder, memory = Path(folder), {} if memory is None else memory
     first, share = distributed.rank() == 0, distributed.world_size()
     device = next(model.parameters()).device
@@ -169,9 +175,13 @@ def fit(
             model.eval()
             with torch.no_grad():
                 row |= distributed.on_first(lambda epoch=epoch: evaluate(epoch))
+        if choose in row:
+            _finite(torch.tensor(row[choose]), epoch, name, choose)
         rows.append(row)
         done = _no_steps()
         if first:
+            if choose and is_lowest(rows, choose):
+                _save_weights(folder, model)
             _save(folder, model, optimizer, scheduler, memory, rows, steps, done)
             _write_history(folder, rows)
             now = saved = time.perf_counter()
@@ -182,11 +192,17 @@ def fit(
 
     if first:
         _write_history(folder, rows)
-        weights = {key: value.cpu() for key, value in model.state_dict().items()}
-        atomic_save(folder / "weights.pt", lambda file: torch.save(weights, file))
+        if not choose:
+            _save_weights(folder, model)
     distributed.wait()
     model.eval()
     return pd.DataFrame(rows)
+
+
+def is_lowest(rows: Sequence[dict], column: str) -> bool:
+    """Whether the last row has a value in the column, below those of all rows before."""
+    *before, value = [row.get(column, math.inf) for row in rows]
+    return value < min(before, default=math.inf)
 
 
 def numbered(epoch: int, num_steps: int) -> list[tuple[int, int]]:
@@ -246,6 +262,11 @@ def _finite(value: torch.Tensor, epoch: int, name: str, what: str = "loss") -> f
     if not value.isfinite():
         raise FloatingPointError(f"{name}: the {what} of epoch {epoch} is {value:.3g}; try a lower learning rate")
     return value.item()
+
+
+def _save_weights(folder: Path, model: torch.nn.Module) -> None:
+    weights = {key: value.cpu() for key, value in model.state_dict().items()}
+    atomic_save(folder / "weights.pt", lambda file: torch.save(weights, file))
 
 
 def _write_history(folder: Path, rows: list[dict]) -> None:
