@@ -34,7 +34,7 @@ def train(p, split):
     return runs.cached(toy.train, profile=p.profile, together=True, corpus=corpus(p), split=split, epochs=p.epochs)
 """
 TOY = """
-import os, time
+import glob, os, time
 
 def corpus(folder, *, seed):
     (folder / "corpus.txt").write_text(str(seed))
@@ -42,17 +42,23 @@ def corpus(folder, *, seed):
 def train(folder, *, corpus, split, epochs):
     if epochs == 13:
         raise RuntimeError("loss is not finite\\nsecond line")
-    log, rank = folder / f"log{os.environ.get('RANK', '')}.txt", os.environ.get("RANK", "0")
-    begun = time.time()
+    log, rank, begun = folder / "log.txt", os.environ.get("RANK", "0"), time.time()
+    diary = os.environ.get("TOY_DIARY")
+    if diary:  # wait for another split to begin: that they can run beside each other is to be seen
+        open(f"{diary}.{split}", "w").close()
+        while time.time() < begun + 60 and len(glob.glob(f"{diary}.*")) < 2:
+            time.sleep(0.05)
     for epoch in range(len(log.read_text()) if log.exists() else 0, epochs):
         left = f"  {float(os.environ.get('TOY_STEP', 0)):.1f} s  left {epochs - epoch - 1} s"
         print(f"epoch {epoch + 1}/{epochs}  loss {1 / (epoch + 1):.3f}{left}")
         time.sleep(float(os.environ.get("TOY_STEP", 0)))
-        with open(log, "a") as file:
-            file.write("x")
-    (folder / "history.csv").write_text(f"epoch,loss,accuracy\\n{epochs},0.5,{0.5 + split / 10}\\n")
+        if rank == "0":
+            with open(log, "a") as file:
+                file.write("x")
+    if rank == "0":
+        (folder / "history.csv").write_text(f"epoch,loss,accuracy\\n{epochs},0.5,{0.5 + split / 10}\\n")
     print("threads", os.environ["OMP_NUM_THREADS"])
-    if diary := os.environ.get("TOY_DIARY"):
+    if diary:
         with open(diary, "a") as file:
             file.write(f"{split} {rank} {os.environ.get('CUDA_VISIBLE_DEVICES')} {begun} {time.time()}\\n")
 """

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
     reason="snakemake-executor-plugin-slurm is not installed: pip install -e .[slurm]",
 )
-OPTIONS = "--executor slurm --slurm-init-seconds-before-status-checks 4 --default-resources slurm_account=thesis"
+OPTIONS = "--executor slurm --slurm-init-seconds-before-status-checks 6 --default-resources slurm_account=thesis"
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_every_job_is_submitted_with_what_it_needs_and_a_lost_one_goes_on(projec
     about = {2: {"processes": 2, "resources": {"mem_mb": 16000, "runtime": 90}}}
     project.change("stages", "PROCESSES = {}", f"PROCESSES = {about}")
     project.add("training/__init__", "training/distributed")
-    environment |= {"TOY_DIARY": str(diary), "TOY_STEP": "1", "FAKE_SLURM_LOSES": "rule_stage_train_1"}
+    environment |= {"TOY_DIARY": str(diary), "TOY_STEP": "0.5", "FAKE_SLURM_LOSES": "rule_stage_train_1"}
     environment |= {"FAKE_SLURM_WHEN": f"{project.folder}/runs/mini/toy.train/*.partial/log.txt"}
     options = ["--jobs", "4", "--threads", "3", "--snakemake", f"{OPTIONS} --retries 1"]
     code, output = project.thesis("run", "train_1", "train_2", *options, **environment)
@@ -73,11 +73,4 @@ def test_every_job_is_submitted_with_what_it_needs_and_a_lost_one_goes_on(projec
     gpus = {split: own.split(",") for split, _, own, *_ in seen}
     assert len(gpus["1"]) == 1 and len(gpus["2"]) == 2, "jobs see what SLURM gave them"
     assert "goes on" in project.report("logs/train_1.log").read_text()
-    assert [log.read_text() for log in project.folder.glob("runs/mini/toy.train/*/log.txt")] == ["xxx"]
-
-
-def test_a_job_that_fails_there_is_a_failure_here(project, slurm):
-    project.change("toy", "def corpus(folder, *, seed):", "def corpus(folder, *, seed):\n    raise RuntimeError(seed)")
-    assert project.thesis("run", "corpus", "--snakemake", OPTIONS, **slurm[0])[0] == 1
-    (line,) = [line for line in project.thesis("status")[1].splitlines() if line.startswith("corpus")]
-    assert line.split() == ["corpus", "failed", "RuntimeError:", "3"]
+    assert [log.read_text() for log in project.folder.glob("runs/mini/toy.train/*/log.txt")] == ["xxx", "xxx"]

@@ -76,6 +76,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--segment-end", choices=("exclusive", "asformer"), default="exclusive")
     sub.add_argument("--background", nargs="*", default=(), help="labels left out of edit score and F1")
     sub.add_argument("--json", type=Path, help="write the metrics to this file too")
+    sub = command(import_videos, "import-videos", profile=False)
+    sub.add_argument("--videos", required=True, type=Path, help="folder of videos")
+    sub.add_argument("--labels", required=True, type=Path, help="CSV: video,start,end,label (s) or video,frame,label")
+    sub.add_argument("--out", required=True, type=Path, help="new folder, such as data/NAME")
+    sub.add_argument("--classes", type=Path, help="a class name a line (default: those of the labels)")
+    sub.add_argument("--splits", type=Path, help="CSV: video,split that tests it (default: five, drawn)")
+    sub.add_argument("--background", default="", metavar="CLASS", help="of frames without a label (default: an error)")
+    sub.add_argument("--seed", type=int, default=0, help="of the drawn splits")
+    sub.add_argument("--profile-from", metavar="PROFILE", help="write params/NAME too, with the values of this profile")
     sub = command(import_weights, "import-weights", profile=False)
     sub.add_argument("kind")
     sub.add_argument("path", type=Path)
@@ -186,6 +195,17 @@ def evaluate(args) -> None:
 
     settings = dict(bundle=args.bundle, segment_end=args.segment_end, background=args.background)
     main_table(args.predictions, args.ground_truth, args.fps_out, args.json, fps=args.fps, **settings)
+
+
+def import_videos(args) -> None:
+    """Make a data set of videos and labels of your own, and a profile for it; see thesis_lib/data/own_videos.py."""
+    from thesis_lib.data import own_videos
+
+    names = ("videos", "labels", "out", "classes", "splits", "background", "seed")
+    print(own_videos.import_videos(**{name: getattr(args, name) for name in names}))
+    if args.profile_from:
+        folder = own_videos.make_profile(args.out, args.profile_from)
+        print(f"{paths.short(folder)}: thesis run --profile {folder.name}")
 
 
 def import_weights(args) -> None:

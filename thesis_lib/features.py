@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from thesis_lib.data import video
 from thesis_lib.extraction import extract_folder, i3d_features, s3d_features
 from thesis_lib.models.official import load_official
 from thesis_lib.training import i3d, s3d
@@ -11,12 +12,10 @@ from thesis_lib.training.loop import choose_device
 
 def videos_of(root: Path) -> list[Path]:
     """The videos of a corpus, by name. Raises ValueError where there are none."""
-    found = sorted(
-        path for path in (Path(root) / "videos").glob("*") if path.suffix in (".avi", ".mp4", ".mkv", ".webm")
-    )
+    found = video.files(Path(root) / "videos")
     if not found:
-        raise ValueError(f"{root}/videos: no .avi, .mp4, .mkv or .webm file there")
-    return found
+        raise ValueError(f"{root}/videos: no {', '.join(video.SUFFIXES)} file there")
+    return list(found.values())
 
 
 def extract_i3d(

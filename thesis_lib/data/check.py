@@ -19,7 +19,6 @@ LEVELS = ("ok", "odd", "missing", "unusable")
 SPLITS = range(1, 6)
 NO_SUCH_USERS = {8, 12}
 SALAD = re.compile(r"rgb-\d\d-\d$")
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm")
 MS_TCN = "features, groundTruth, splits and mapping.txt: https://zenodo.org/records/3625992 (data.zip, 30 GB)"
 DUNDEE = "videos, annotations and timestamps: https://cvip.computing.dundee.ac.uk/datasets/foodpreparation/50salads/"
 
@@ -228,7 +227,7 @@ def _check_features(findings: Findings, lengths: dict[str, int], wanted: set[str
 
 
 def _check_videos(findings: Findings, lengths: dict[str, int], wanted: set[str], decode: bool) -> set[str]:
-    paths = {path.stem: path for path in sorted(findings.root.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES}
+    paths = {path.stem: path for path in sorted(findings.root.rglob("*")) if path.suffix.lower() in video.SUFFIXES}
     paths = {stem: path for stem, path in paths.items() if stem in wanted or SALAD.match(stem)}
     if not paths:
         findings.add("missing", "videos", "no videos (rgb-XX-Y.avi); needed to extract features")
