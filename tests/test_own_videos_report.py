@@ -18,7 +18,14 @@ FPS = 12
 TINY = {
     "01_data_audit": dict(scale=0.02, narrated=2, clips=26),
     "02_feature_extraction": dict(
-        window=5, i3d_size=32, i3d_train_frames=5, i3d_steps=2, i3d_warmup=1, s3d_steps=1, s3d_warmup=1, s3d_batch_size=2
+        window=5,
+        i3d_size=32,
+        i3d_train_frames=5,
+        i3d_steps=2,
+        i3d_warmup=1,
+        s3d_steps=1,
+        s3d_warmup=1,
+        s3d_batch_size=2,
     ),
     "03_cropping_experiment": dict(num_epochs=1, num_layers=2, num_decoders=1, num_f_maps=8),
     "04_baseline": dict(num_epochs=1, num_layers=2, num_decoders=1, num_f_maps=8),

@@ -171,7 +171,9 @@ def _spans(labels: Path, counts: dict[str, int], fps: float) -> dict[str, list[S
         found.sort(key=lambda span: span.first)
         for before, after in zip(found, found[1:], strict=False):
             if after.first < before.last:
-                raise ValueError(f"{after.where}: {after.label!r} begins before {before.label!r} of {before.where} ends")
+                raise ValueError(
+                    f"{after.where}: {after.label!r} begins before {before.label!r} of {before.where} ends"
+                )
     return spans
 
 

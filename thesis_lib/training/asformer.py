@@ -132,8 +132,15 @@ def train(
 
 
 def _channel_statistics(videos: Sequence[salads.Video]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [D] over all frames, in float64, one video in memory at a time."""
-    count = sum(video.features.shape[1] for video in videos)
-    mean = sum(video.features.sum(1, dtype=np.float64) for video in videos) / count
-    squares = sum(np.square(video.features - mean[:, None]).sum(1) for video in videos) / count
-    return mean, np.maximum(np.sqrt(squares), 1e-6)
+    """Mean and standard deviation [D] over all frames, in float64, each video read once.
+
+    Squares are those about a video's own mean, and are joined as Chan, Golub and LeVeque do (1979).
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for video in videos:
+        features = np.asarray(video.features, np.float64)
+        more, own = features.shape[1], features.mean(1)
+        gap, total = own - mean, count + more
+        squares = squares + np.square(features - own[:, None]).sum(1) + gap**2 * count * more / total
+        mean, count = mean + gap * more / total, total
+    return mean, np.maximum(np.sqrt(squares / count), 1e-6)
