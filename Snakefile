@@ -1,37 +1,27 @@
 """The graph of the report: stages first, then their notebooks, then the page.
 
     thesis run --profile mini --jobs 2                                        this machine
+    thesis run --profile 50salads --jobs 5 --gpus 5                           five GPUs, each job one of its own
     thesis run --profile 50salads --jobs 16 --snakemake "--executor slurm"    SLURM, after pip install -e .[slurm]
 
 Stages are listed by `thesis_lib.graph.jobs`. They keep results under runs/ by their inputs and code, so that a rule
-that runs again for an edited comment only looks, and computes nothing. Resources are what SLURM is asked for; on this
-machine `--snakemake "--resources gpu=1"` keeps two jobs from sharing one GPU.
+that runs again for an edited comment only looks, and computes nothing. Resources are what SLURM is asked for; `--gpus`
+makes a limit of them on this machine.
 """
 
 import sys
 
-from thesis_lib import graph, params, paths
+from thesis_lib import graph, params, paths, rules
 
 PROFILE = config.get("profile", "mini")
-NEEDS = {  # besides their stages, notebooks need others: whose results they read, or what the reader has seen by then
-    "03_cropping_experiment": ["02_feature_extraction"],
-    "04_baseline": ["02_feature_extraction"],
-    "05_pretraining": ["02_feature_extraction"],
-    "06_zero_shot": ["05_pretraining"],
-    "07_fine_tuning": ["04_baseline", "05_pretraining"],
-}
 NOTEBOOKS = params.notebooks()
-NEEDS["08_summary"] = [name for name in NOTEBOOKS if name < "08"]
 JOBS = graph.jobs(PROFILE)
+GPUS = f"{sys.executable} -m thesis_lib.gpus"  # how many, then the command that gets them
 THESIS = f"{sys.executable} -m thesis_lib.cli"
 ON_GPU = int(params.layered(NOTEBOOKS[0], PROFILE)[0].get("device") != "cpu")  # what a job asks SLURM for
 THREADS = config.get("threads", 1)  # Snakemake hands them to OpenMP and asks SLURM for as many CPUs
-TORCHRUN = f"OMP_NUM_THREADS={THREADS} {sys.executable} -m torch.distributed.run --standalone --nproc_per_node="
-LIBRARY = paths.ROOT / "thesis_lib"
-PAGE = [LIBRARY / f"{name}.py" for name in ("report", "chapters", "markup", "rendering")]
-COMMANDS = [LIBRARY / f"{name}.py" for name in ("cli", "execute", "evaluate", "graph")]  # no number depends on them
-SOURCES = sorted(str(file) for file in LIBRARY.rglob("*.py") if file not in PAGE + COMMANDS)
-
+TORCHRUN = f"env OMP_NUM_THREADS={THREADS} {sys.executable} -m torch.distributed.run --standalone --nproc_per_node="
+SOURCES = list(map(str, rules.sources()))
 
 
 workdir: paths.report(PROFILE)
@@ -44,15 +34,14 @@ rule all:  # names every notebook, or one that failed would not be missed once a
 rule report:
     input:
         expand("notebooks/{name}.ipynb", name=NOTEBOOKS),
-        [str(file) for file in PAGE if file.exists()], [str(file) for file in LIBRARY.glob("report_style/*")]
+        list(map(str, rules.page()))
     output: "report.html", "report.pdf"
     resources: mem_mb=2000, runtime=10, gpu=0
     shell: "{THESIS} report --profile {PROFILE}"
 
 
 def parameters(notebook):
-    files = [paths.NOTEBOOKS / f"{notebook}.ipynb", paths.PARAMS / PROFILE / "common.yaml"]
-    return [str(file) for file in [*files, paths.PARAMS / PROFILE / f"{notebook}.yaml"] if file.exists()]
+    return list(map(str, rules.parameters(notebook, PROFILE)))
 
 
 for job, about in JOBS.items():
@@ -61,11 +50,11 @@ for job, about in JOBS.items():
         name: f"stage_{job}"
         input: parameters(about["notebook"]), SOURCES, [f"jobs/{need}.done" for need in about["needs"]]
         output: touch(f"jobs/{job}.done")
-        resources: **{"mem_mb": 6000, "runtime": 720, "gpu": processes * ON_GPU} | about.get("resources", {})
+        resources: **{"mem_mb": 6000, "runtime": 720, "gpu": processes * ON_GPU, "nodes": 1} | about.get("resources", {})
         threads: THREADS * processes
         params:  # the shell line is read after the loop, when `job` is another
             job=job, thesis=THESIS if processes == 1 else f"{TORCHRUN}{processes} -m thesis_lib.cli"
-        shell: "{params.thesis} stage {params.job} --profile {PROFILE}"
+        shell: "{GPUS} {resources.gpu} {params.thesis} stage {params.job} --profile {PROFILE}"
 
 
 for notebook in NOTEBOOKS:
@@ -74,9 +63,9 @@ for notebook in NOTEBOOKS:
         input:
             parameters(notebook), SOURCES,
             [f"jobs/{job}.done" for job, about in JOBS.items() if about["notebook"] == notebook],
-            [f"notebooks/{need}.ipynb" for need in NEEDS.get(notebook, []) if need in NOTEBOOKS],
+            [f"notebooks/{need}.ipynb" for need in rules.needs(notebook)],
         output: f"notebooks/{notebook}.ipynb"
         resources: mem_mb=6000, runtime=240, gpu=ON_GPU
         threads: THREADS
         params: notebook=notebook
-        shell: "{THESIS} notebook {params.notebook} --profile {PROFILE}"
+        shell: "{GPUS} {resources.gpu} {THESIS} notebook {params.notebook} --profile {PROFILE}"

@@ -14,11 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = """
 from thesis_lib import params, runs, toy
 
+SPLITS = (1, 2)
+PROCESSES = {}
+
 def jobs(profile):
     found = {"corpus": {"stage": "corpus", "arguments": {}, "needs": [], "notebook": "02_feature_extraction"}}
-    for split in (1, 2):
+    for split in SPLITS:
         about = {"stage": "train", "arguments": {"split": split}, "needs": ["corpus"], "notebook": "04_baseline"}
-        found[f"train_{split}"] = about
+        found[f"train_{split}"] = about | PROCESSES.get(split, {})
     return found
 
 def run_stage(name, profile, **arguments):
@@ -28,10 +31,10 @@ def corpus(p):
     return runs.cached(toy.corpus, profile=p.profile, seed=p.seed)
 
 def train(p, split):
-    return runs.cached(toy.train, profile=p.profile, corpus=corpus(p), split=split, epochs=p.epochs)
+    return runs.cached(toy.train, profile=p.profile, together=True, corpus=corpus(p), split=split, epochs=p.epochs)
 """
 TOY = """
-import os, time
+import glob, os, time
 
 def corpus(folder, *, seed):
     (folder / "corpus.txt").write_text(str(seed))
@@ -39,13 +42,25 @@ def corpus(folder, *, seed):
 def train(folder, *, corpus, split, epochs):
     if epochs == 13:
         raise RuntimeError("loss is not finite\\nsecond line")
-    log = folder / "log.txt"
+    log, rank, begun = folder / "log.txt", os.environ.get("RANK", "0"), time.time()
+    diary = os.environ.get("TOY_DIARY")
+    if diary:  # wait for another split to begin: that they can run beside each other is to be seen
+        open(f"{diary}.{split}", "w").close()
+        while time.time() < begun + 60 and len(glob.glob(f"{diary}.*")) < 2:
+            time.sleep(0.05)
     for epoch in range(len(log.read_text()) if log.exists() else 0, epochs):
-        print(f"epoch {epoch + 1}/{epochs}  loss {1 / (epoch + 1):.3f}")
+        left = f"  {float(os.environ.get('TOY_STEP', 0)):.1f} s  left {epochs - epoch - 1} s"
+        print(f"epoch {epoch + 1}/{epochs}  loss {1 / (epoch + 1):.3f}{left}")
         time.sleep(float(os.environ.get("TOY_STEP", 0)))
-        with open(log, "a") as file:
-            file.write("x")
+        if rank == "0":
+            with open(log, "a") as file:
+                file.write("x")
+    if rank == "0":
+        (folder / "history.csv").write_text(f"epoch,loss,accuracy\\n{epochs},0.5,{0.5 + split / 10}\\n")
     print("threads", os.environ["OMP_NUM_THREADS"])
+    if diary:
+        with open(diary, "a") as file:
+            file.write(f"{split} {rank} {os.environ.get('CUDA_VISIBLE_DEVICES')} {begun} {time.time()}\\n")
 """
 REPORT = """
 from thesis_lib import paths
@@ -56,7 +71,7 @@ def build(profile):
         (folder / name).write_text(" ".join(sorted(file.name for file in folder.glob("notebooks/*.ipynb"))))
     return [folder / "report.html", folder / "report.pdf"]
 """
-LIBRARY = {"stages": STAGES, "graph": "from thesis_lib.stages import jobs", "toy": TOY, "report": REPORT}
+TAKEN = ("__init__", "cli", "execute", "gpus", "params", "paths", "progress", "results", "rules", "runs", "tables")
 COMMON = 'profile: str = "smoke"  # which parameters\nseed: int = 0  # of the corpus\n'
 BASELINE = COMMON + "epochs: int = 2  # of training\nbroken: bool = False  # fail in the notebook\n"
 RECORD = "from thesis_lib import params, results, stages\np = params.from_cell(globals())"
@@ -66,15 +81,10 @@ class Project:
     def __init__(self, folder: Path):
         self.folder = folder
         (folder / "thesis_lib").mkdir(parents=True)
-        for name in ("__init__", "cli", "execute", "params", "paths", "results", "runs", "tables"):
-            shutil.copy(ROOT / "thesis_lib" / f"{name}.py", folder / "thesis_lib")
+        self.add(*TAKEN)
         shutil.copy(ROOT / "Snakefile", folder)
-        for name, text in {
-            "stages": STAGES,
-            "graph": "from thesis_lib.stages import jobs",
-            "toy": TOY,
-            "report": REPORT,
-        }.items():
+        library = {"stages": STAGES, "graph": "from thesis_lib.stages import jobs", "toy": TOY, "report": REPORT}
+        for name, text in library.items():
             (folder / "thesis_lib" / f"{name}.py").write_text(text)
         (folder / "notebooks").mkdir()
         train = "folders = [stages.train(p, split) for split in (1, 2)]"
@@ -102,6 +112,19 @@ class Project:
         file = self.folder / "params" / "mini" / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+
+    def add(self, *modules: str) -> None:
+        """Take modules of the real library over."""
+        for name in modules:
+            file = self.folder / "thesis_lib" / f"{name}.py"
+            file.parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / "thesis_lib" / f"{name}.py", file)
+
+    def change(self, module: str, old: str, new: str) -> None:
+        """Replace a piece of the toy library."""
+        file = self.folder / "thesis_lib" / f"{module}.py"
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
         outside = {name: value for name, value in os.environ.items() if name not in ("THESIS_RUNS", "THESIS_REPORTS")}

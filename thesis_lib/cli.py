@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command(run, "run")
     sub.add_argument("notebooks", nargs="*", metavar="NN", help="only these notebooks or stages and what they need")
     sub.add_argument("--jobs", type=int, default=2, help="processes at once (default: 2)")
+    sub.add_argument("--gpus", type=int, help="GPUs of this machine to hand out, to each job its own; others wait")
+    sub.add_argument("--threads", type=int, help="CPUs of a process (default: those of this machine over --jobs)")
     sub.add_argument("--force", action="store_true", help="execute even what is up to date")
     sub.add_argument("--snakemake", default="", metavar="OPTIONS", help='more options, such as "--executor slurm"')
     sub = command(notebook, "notebook")
@@ -75,6 +77,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--segment-end", choices=("exclusive", "asformer"), default="exclusive")
     sub.add_argument("--background", nargs="*", default=(), help="labels left out of edit score and F1")
     sub.add_argument("--json", type=Path, help="write the metrics to this file too")
+    sub = command(import_videos, "import-videos", profile=False)
+    sub.add_argument("--videos", required=True, type=Path, help="folder of videos")
+    sub.add_argument("--labels", required=True, type=Path, help="CSV: video,start,end,label (s) or video,frame,label")
+    sub.add_argument("--out", required=True, type=Path, help="new folder, such as data/NAME")
+    sub.add_argument("--classes", type=Path, help="a class name a line (default: those of the labels)")
+    sub.add_argument("--splits", type=Path, help="CSV: video,split that tests it (default: five, drawn)")
+    sub.add_argument("--background", default="", metavar="CLASS", help="of frames without a label (default: an error)")
+    sub.add_argument("--seed", type=int, default=0, help="of the drawn splits")
+    sub.add_argument("--profile-from", metavar="PROFILE", help="write params/NAME too, with the values of this profile")
     sub = command(import_weights, "import-weights", profile=False)
     sub.add_argument("kind")
     sub.add_argument("path", type=Path)
@@ -83,22 +94,26 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args) -> int:
     """Execute all notebooks, or those given, and build the report; what is up to date is left as it is."""
-    from thesis_lib import graph
+    from thesis_lib import gpus, graph, progress
 
     jobs = graph.jobs(args.profile)
     staged = [text for text in args.notebooks if text in jobs]
     chosen = [params.find(text) for text in args.notebooks if text not in jobs]
     for name in {jobs[job]["notebook"] for job in staged} if staged and not chosen else params.notebooks():
         params.load(name, args.profile)  # every mistake is found before anything starts
+    if args.gpus is not None:
+        _enough_gpus(args, jobs)
+        os.environ["THESIS_GPUS"] = gpus.names(args.gpus)
     folder, start = paths.report(args.profile), time.time()
     targets = [f"notebooks/{name}.ipynb" for name in chosen] + [f"jobs/{job}.done" for job in staged] or ["all"]
-    threads = _threads(args.jobs)
+    threads = args.threads or _threads(args.jobs)
     command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(paths.ROOT / "Snakefile")]
     command += ["--directory", str(folder)]
     command += ["--config", f"profile={args.profile}", f"threads={threads}"]
     command += ["--cores", str(args.jobs * threads), "--jobs", str(args.jobs)]
     command += ["--keep-going", "--rerun-incomplete", "--scheduler", "greedy"]
     command += ["--nolock"]  # a killed run leaves Snakemake's lock behind; ours goes with the process
+    command += ["--resources", f"gpu={args.gpus}"] if args.gpus is not None else []
     command += (["--forcerun", *targets] if args.notebooks else ["--forceall"]) if args.force else []
     with _only_run(folder) as lock, open(folder / "logs" / "graph.log", "w+") as log:
         code = subprocess.run([*command, *args.snakemake.split()], pass_fds=[lock], stderr=log).returncode
@@ -112,7 +127,8 @@ def run(args) -> int:
         places = ", ".join(paths.short(file) for file in files)
         print(f"{places}  done  {time.time() - start:.0f} s" if changed else f"nothing to do: {places} up to date")
         return 0
-    states = {name: _state(name, args.profile) for name in chosen or ([] if staged else params.notebooks())}
+    shown = chosen or ([] if staged else params.notebooks())
+    states = {row.name: row.state for row in progress.rows(args.profile) if row.name in shown}
     print("\n".join(f"{name}  {state}" for name, state in states.items() if state != "done"))
     if "failed" not in states.values():  # then it is the graph itself, and only Snakemake has said why
         print(said[-2000:])
@@ -151,14 +167,10 @@ def report(args) -> None:
 
 
 def status(args) -> None:
-    """Show what is done, running, failed and not run, with the last line of each log."""
-    from thesis_lib import graph
+    """Show of every job and notebook whether it is done (accuracy), running (epoch, time left), queued, failed (why)."""
+    from thesis_lib import progress
 
-    for job, about in graph.jobs(args.profile).items():
-        done = (paths.report(args.profile) / "jobs" / f"{job}.done").exists()
-        print(f"{job:32}{'done' if done else 'not run':12}{_last_log(job, args.profile)}  [{about['notebook']}]")
-    for name in params.notebooks():
-        print(f"{name:32}{_state(name, args.profile):12}{_last_log(name, args.profile)}")
+    print(progress.table(args.profile))
 
 
 def show_params(args) -> None:
@@ -186,6 +198,17 @@ def evaluate(args) -> None:
     main_table(args.predictions, args.ground_truth, args.fps_out, args.json, fps=args.fps, **settings)
 
 
+def import_videos(args) -> None:
+    """Make a data set of videos and labels of your own, and a profile for it; see thesis_lib/data/own_videos.py."""
+    from thesis_lib.data import own_videos
+
+    names = ("videos", "labels", "out", "classes", "splits", "background", "seed")
+    print(own_videos.import_videos(**{name: getattr(args, name) for name in names}))
+    if args.profile_from:
+        folder = own_videos.make_profile(args.out, args.profile_from)
+        print(f"{paths.short(folder)}: thesis run --profile {folder.name}")
+
+
 def import_weights(args) -> None:
     """Load official weights: what matched, what was dropped, sha256, and one forward pass."""
     from thesis_lib.models import official
@@ -204,9 +227,12 @@ def _threads(jobs: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // jobs)  # two processes of one thread beat one of two
 
 
-def _state(name: str, profile: str) -> str:
-    states = {"": "done", ".failed": "failed", ".running": "unfinished", ".stale": "out of date"}
-    return next((text for state, text in states.items() if execute.target(name, profile, state).exists()), "not run")
+def _enough_gpus(args, jobs: dict) -> None:
+    if "--executor" in args.snakemake:
+        raise ValueError("--gpus is for the jobs of this machine: leave it out, the executor hands out its own")
+    most = max(jobs, key=lambda job: jobs[job].get("processes", 1))
+    if jobs[most].get("processes", 1) > args.gpus:
+        raise ValueError(f"--gpus {args.gpus}: {most} is set to {jobs[most]['processes']} processes, each with a GPU")
 
 
 def _set_aside_stale(command: list[str], folder: Path) -> None:
@@ -216,12 +242,6 @@ def _set_aside_stale(command: list[str], folder: Path) -> None:
         file, *_, plan = row.split("\t")
         if plan == "update pending" and file.startswith("notebooks/") and (folder / file).exists():
             (folder / file).rename((folder / file).with_suffix(".stale.ipynb"))
-
-
-def _last_log(name: str, profile: str) -> str:
-    log = paths.report(profile) / "logs" / f"{name}.log"
-    lines = log.read_text("utf-8").splitlines() if log.exists() else []
-    return lines[-1].removeprefix(f"{name}  ").strip() if lines else ""
 
 
 @contextmanager

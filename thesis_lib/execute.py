@@ -4,6 +4,7 @@ A notebook that runs through becomes reports/<profile>/notebooks/NN_name.ipynb; 
 NN_name.failed.ipynb. Lines go to the console and to reports/<profile>/logs/NN_name.log.
 """
 
+import fcntl
 import io
 import os
 import re
@@ -11,7 +12,7 @@ import shlex
 import sys
 import time
 import traceback
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -76,7 +77,7 @@ def run_stage(name: str, profile: str, arguments: dict) -> bool:
     start = time.perf_counter()
     with _processes() as number, _lines(name, profile, number) as lines, redirect_stdout(lines):
         try:
-            stages.run_stage(job.get("stage", name), profile, **(arguments or job.get("arguments", {})))
+            result = stages.run_stage(job.get("stage", name), profile, **(arguments or job.get("arguments", {})))
         except Exception as error:
             traceback.print_exc(file=lines.log)
             message = _last_line(type(error).__name__, str(error))
@@ -89,6 +90,8 @@ def run_stage(name: str, profile: str, arguments: dict) -> bool:
             if "RANK" in os.environ:  # the others may wait for this process: torchrun ends them when it is gone
                 os._exit(1)
             return False
+        for kept in [result] if isinstance(result, Path) else result:
+            lines.log.write(f"{name}  kept in {paths.short(kept)}\n")  # where `thesis status` looks for the accuracy
         lines.end(f"done  {time.perf_counter() - start:.1f} s")
     return True
 
@@ -125,6 +128,8 @@ def _lines(label: str, profile: str, number: int = 0):
     folder = paths.report(profile) / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"{label}{f'.{number}' * bool(number)}.log", "w", encoding="utf-8") as log:
+        with suppress(OSError):  # a lock goes with its process: by it `thesis status` knows who is alive
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         lines = _Lines(label, log)
         if number:
             lines.console = io.StringIO()

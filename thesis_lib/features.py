@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from thesis_lib import extraction
+from thesis_lib.data import video
 from thesis_lib.data.flow import METHODS
 from thesis_lib.data.video import frame_rate
 from thesis_lib.feature_folder import extract_folder
@@ -22,12 +23,10 @@ INCEPTION_PIXELS = {"mean": 0.5, "std": 0.5}  # -1..1
 
 def videos_of(root: Path) -> list[Path]:
     """The videos of a corpus, by name. Raises ValueError where there are none."""
-    found = sorted(
-        path for path in (Path(root) / "videos").glob("*") if path.suffix in (".avi", ".mp4", ".mkv", ".webm")
-    )
+    found = video.files(Path(root) / "videos")
     if not found:
-        raise ValueError(f"{root}/videos: no .avi, .mp4, .mkv or .webm file there")
-    return found
+        raise ValueError(f"{root}/videos: no {', '.join(video.SUFFIXES)} file there")
+    return list(found.values())
 
 
 def extract_i3d(
@@ -225,9 +224,9 @@ def use_gpu(number: int) -> None:
 
 def frames_a_second(videos: list[Path]) -> float | None:
     """Of the first video that can be read."""
-    for video in videos:
+    for path in videos:
         try:
-            return frame_rate(video)
+            return frame_rate(path)
         except ValueError:
             continue
     return None

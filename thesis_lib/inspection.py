@@ -16,7 +16,6 @@ import pandas as pd
 from thesis_lib.data import howto100m, salads, video
 
 FPS = 30  # of 50Salads
-SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm")
 
 
 # -- lengths and damage ----------------------------------------------------------------------------------------------
@@ -29,8 +28,7 @@ def sequences(root: Path) -> dict[str, list[str]]:
 
 def video_files(root: Path) -> dict[str, Path]:
     """The video files of root/videos by name; nothing where there are none."""
-    found = sorted(path for path in (Path(root) / "videos").glob("*") if path.suffix in SUFFIXES)
-    return {path.stem: path for path in found}
+    return video.files(Path(root) / "videos")
 
 
 def lengths(root: Path) -> pd.DataFrame:
@@ -140,7 +138,7 @@ def splits(root: Path) -> pd.DataFrame:
         number = bundle.name.removeprefix("train.split").removesuffix(".bundle")
         train, test = (salads.read_bundle(bundle.with_name(f"{part}.split{number}.bundle")) for part in salads.PARTS)
         shared = salads.actors(train) & salads.actors(test)
-        tested = ", ".join(map(str, sorted(salads.actors(test))))
+        tested = ", ".join(map(str, sorted(salads.actors(test), key=lambda who: (isinstance(who, str), who))))
         rows.append((int(number), len(train), len(test), tested, len(shared), train, test))
     columns = ["split", "training videos", "test videos", "test actors", "actors in both", "train", "test"]
     return pd.DataFrame(rows, columns=columns)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 from thesis_lib import params, paths
 from thesis_lib.data.salads import read_bundle
+from thesis_lib.data.salads import splits as salad_splits
 from thesis_lib.runs import cached
 
 NOTEBOOK = {  # stage -> the notebook whose parameters it takes
@@ -30,7 +31,6 @@ NOTEBOOK = {  # stage -> the notebook whose parameters it takes
     "few_labels": "07_fine_tuning",
     "few_labels_all": "07_fine_tuning",
 }
-SPLITS = (1, 2, 3, 4, 5)
 
 
 def run_stage(stage: str, profile: str, **arguments) -> Path:
@@ -215,8 +215,13 @@ def s3d_features(p: SimpleNamespace, videos: str, weights: Path | None = None, s
     )
 
 
+def splits(p: SimpleNamespace) -> list[int]:
+    """Numbers of the splits that the data have: 1 to 5 of 50Salads."""
+    return salad_splits(salads(p))
+
+
 def fps(p: SimpleNamespace) -> float:
-    """Frames a second of the labels: the embedded corpus says its own, 50Salads has 30."""
+    """Frames a second of the labels: corpus.json says it, 50Salads has none and 30."""
     about = salads(p) / "corpus.json"
     return float(json.loads(about.read_text())["fps"]) if about.exists() else 30.0
 
@@ -402,7 +407,8 @@ def fine_tuning(p: SimpleNamespace, split: int, weights: str, head: str, changed
 
 def few_labels(p: SimpleNamespace, weights: str, head: str, videos: int, seed: int) -> Path:
     """Fine-tuning on so many videos (0: all) for as many steps as on any other number; each seed has its own split."""
-    split = SPLITS[seed % len(SPLITS)]
+    numbers = splits(p)
+    split = numbers[seed % len(numbers)]
     count = videos or len(read_bundle(salads(p) / f"splits/train.split{split}.bundle"))
     epochs = math.ceil(p.few_steps / count)
     return fine_tuning(

@@ -255,7 +255,7 @@ def _check_videos(
     """Returns how many frames each video should hold that can be opened."""
     part, paths, twice = "videos/", {}, []
     for path in raw_salads.files_below(findings.root):
-        if path.suffix.lower() in raw_salads.VIDEO_SUFFIXES and (path.stem in wanted or SALAD.match(path.stem)):
+        if path.suffix.lower() in video.SUFFIXES and (path.stem in wanted or SALAD.match(path.stem)):
             if paths.setdefault(path.stem, path) != path:
                 twice.append(path.stem)
     if not paths:

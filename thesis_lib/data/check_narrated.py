@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import video
 from .caption_store import CaptionStore
 from .captions import Captions, iterate_captions
 from .feature_files import FeatureFiles
@@ -29,7 +30,6 @@ EXPECTED = {
     "videos/": "<video>.avi, .mp4, .mkv or .webm, to extract features from",
 }
 PUBLISHED_DIM, VIDEOCLIP_DIM = 1024, 512  # before and after the last layer of S3D
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
 
 
 class FirstStarts(Mapping[str, Captions]):
@@ -180,7 +180,7 @@ def _check_features(findings: Findings, folder: Path, part: str, captions: Mappi
 
 def _check_videos(findings: Findings, captions: Mapping[str, Captions] | None) -> int:
     folder = findings.root / "videos"
-    names = sorted(path.stem for path in folder.glob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    names = sorted(path.stem for path in folder.glob("*") if path.suffix.lower() in video.SUFFIXES)
     findings.add("ok", "videos/", f"{len(names):,} files, not opened" if names else "none (not needed beside features)")
     strangers = [] if captions is None else [name for name in names if name not in captions]
     if strangers:

@@ -30,9 +30,8 @@ TEST_USERS = {  # split -> who is tested in it; each made two salads
     4: (18, 19, 20, 21, 22),
     5: (23, 24, 25, 26, 27),
 }
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm")
 SESSION = {  # what -> how its file is called; the group is the session XX-Y
-    "videos": re.compile(rf"rgb-(\d\d-\d)({'|'.join(map(re.escape, VIDEO_SUFFIXES))})", re.I),
+    "videos": re.compile(rf"rgb-(\d\d-\d)({'|'.join(map(re.escape, video.SUFFIXES))})", re.I),
     "annotations": re.compile(r"(\d\d-\d)-activityAnnotation\.txt"),
     "timestamps": re.compile(r"timestamps-(\d\d-\d)\.txt"),
 }

@@ -91,6 +91,11 @@ def read_bundle(path: str | Path) -> list[str]:
     return [Path(line).name.removesuffix(".txt") for line in read_lines(path)]
 
 
+def splits(root: str | Path) -> list[int]:
+    """Numbers of the splits at root."""
+    return sorted(int(path.suffixes[-2][6:]) for path in (Path(root) / "splits").glob("train.split*.bundle"))
+
+
 def read_mapping(path: str | Path) -> dict[str, int]:
     """Class name -> id, in the order of ids. Raises ValueError unless ids are 0..C-1 and names differ."""
     pairs = [line.split(maxsplit=1) for line in read_lines(path)]
@@ -139,16 +144,14 @@ def crop(features: np.ndarray, length: int, how: str = "back", where: str = "fea
     return features[:, starts[how] : starts[how] + length]
 
 
-def actor(name: str) -> int:
-    """User number of a video: 1 for "rgb-01-2". Each user of 50Salads made two salads."""
-    match = re.search(r"(\d+)-\d+$", name)
-    if not match:
-        raise ValueError(f'{name}: a name like "rgb-01-2" (user, salad) tells who acts in a video')
-    return int(match[1])
+def actor(name: str) -> int | str:
+    """Who acts in a video: user 1 in "rgb-01-2", as each user of 50Salads made two salads; elsewhere the video's name."""
+    match = re.fullmatch(r"rgb-(\d+)-\d+", name)
+    return int(match[1]) if match else name
 
 
-def actors(names: Iterable[str]) -> set[int]:
-    """User numbers of some videos, such as those of a bundle."""
+def actors(names: Iterable[str]) -> set[int | str]:
+    """Who acts in some videos, such as those of a bundle."""
     return {actor(name) for name in names}
 
 

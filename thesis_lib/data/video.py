@@ -22,6 +22,7 @@ import av.video.reformatter
 import cv2
 import numpy as np
 
+SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm")
 AVI_CHUNK_HEADER = 8  # bytes between the position in the index and that of the packet
 REORDER_DEPTH = 16  # frames: no codec shows a frame later than this many after its packet
 
@@ -41,6 +42,19 @@ class VideoInfo:
     fps: float
     width: int
     height: int
+
+
+def files(folder: str | Path) -> dict[str, Path]:
+    """The videos of a folder by name, without the suffix; none where there is no such folder.
+
+    Raises ValueError where two have one name.
+    """
+    paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
+    found = {path.stem: path for path in paths}
+    if len(found) < len(paths):
+        twice = next(path for path in paths if found[path.stem] != path)
+        raise ValueError(f"{folder}: {twice.name} and {found[twice.stem].name} differ in their suffix alone")
+    return found
 
 
 def read_frames(path: str | Path, damaged: str = "skip") -> Iterator[tuple[int, np.ndarray]]:

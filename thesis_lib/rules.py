@@ -1,0 +1,42 @@
+"""Which files the rules of the Snakefile read: it takes them from here, and `thesis status` to say what is out of date."""
+
+from pathlib import Path
+
+from thesis_lib import params, paths
+
+LIBRARY = paths.ROOT / "thesis_lib"
+NEEDS = {  # besides their stages, notebooks need others: whose results they read, or what the reader has seen by then
+    "03_cropping_experiment": ["02_feature_extraction"],
+    "04_baseline": ["02_feature_extraction"],
+    "05_pretraining": ["02_feature_extraction"],
+    "06_zero_shot": ["05_pretraining"],
+    "07_fine_tuning": ["04_baseline", "05_pretraining"],
+}
+PAGE = ("report", "chapters", "markup", "rendering")  # make the page alone
+COMMANDS = ("cli", "evaluate", "execute", "gpus", "graph", "progress", "rules")  # no number depends on them
+
+
+def page() -> list[Path]:
+    """The code of the page."""
+    files = [LIBRARY / f"{name}.py" for name in PAGE]
+    return [file for file in files if file.exists()] + sorted(LIBRARY.glob("report_style/*"))
+
+
+def sources() -> list[Path]:
+    """The code that results depend on, as a whole; `runs.cached` knows of each what."""
+    left_out = [LIBRARY / f"{name}.py" for name in (*PAGE, *COMMANDS)] + [LIBRARY / "data" / "own_videos.py"]
+    return sorted(file for file in LIBRARY.rglob("*.py") if file not in left_out)
+
+
+def parameters(notebook: str, profile: str) -> list[Path]:
+    """A notebook and the files of its parameters."""
+    folder = paths.PARAMS / profile
+    files = [paths.NOTEBOOKS / f"{notebook}.ipynb", folder / "common.yaml", folder / f"{notebook}.yaml"]
+    return [file for file in files if file.exists()]
+
+
+def needs(notebook: str) -> list[str]:
+    """The notebooks that come before one."""
+    known = params.notebooks()
+    wanted = [name for name in known if name < "08"] if notebook == "08_summary" else NEEDS.get(notebook, [])
+    return [name for name in wanted if name in known]
