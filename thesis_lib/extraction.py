@@ -107,7 +107,9 @@ def i3d_features(
 
     Raises ValueError for a video that cannot be read, FloatingPointError where values leave the range of fp16.
     """
-    check_choices(color=(color, COLORS), mode=(mode, MODES), padding=(padding, PADDINGS), last_frame=(last_frame, LAST_FRAMES))
+    check_choices(
+        color=(color, COLORS), mode=(mode, MODES), padding=(padding, PADDINGS), last_frame=(last_frame, LAST_FRAMES)
+    )
     if mode == "dense" and not hasattr(model, "dense"):
         raise ValueError(f'mode="dense": {type(model).__name__} has no dense mode, choose "exact"')
     model.to(device, memory_format=torch.channels_last_3d).eval()  # faster on a CPU
@@ -117,7 +119,9 @@ def i3d_features(
     state = checkpoint.read(device)
     vectors = Windows(window, network, reach, fill, state.get("vectors"))
     indices = state.get("indices", [])
-    chunks = _chunks(_seen(video_path, last_frame), batch * window if mode == "dense" else batch, size, device, len(indices))
+    chunks = _chunks(
+        _seen(video_path, last_frame), batch * window if mode == "dense" else batch, size, device, len(indices)
+    )
     with _autocast(precision, device):
         for numbers, frames in ahead(chunks):
             indices += numbers

@@ -66,11 +66,13 @@ def train(
     num_epochs: int = 15,
     epochs: Sequence[int] = (8, 15),
     clips_per_video: int = 0,
+    num_videos: int = 0,
     lr: float = 1e-3,
     weight_decay: float = 0.05,
     warmup: int = 20,
     clip_norm: float = 1.0,
     prompts: str = "readable",
+    seconds_rule: str = "middle",
     batch_size: int = 64,
     seed: int = 0,
     precision: str = "fp32",
@@ -81,12 +83,16 @@ def train(
 
     method, pretrained: a system and its weights (`methods.load`) · clips: folder of <video>.npy (`seconds`) · root:
     labels at `fps` and splits in MS-TCN layout · clips_per_video: seconds of a training video that an epoch passes,
-    drawn anew each time; 0 is all of them.
+    drawn anew each time; 0 is all of them · num_videos: 0 = all training videos, else the first so many of a
+    permutation that depends on the seed alone · seconds_rule: see `metrics.to_seconds`.
     One video a step, AdamW, linear warm-up, constant after it, so that the first 8 of 15 epochs are a run of 8 epochs.
     history.csv: epoch, loss and lr of training; at `epochs` test_loss and accuracy of the test videos, all a second.
     """
     folder = Path(folder)
-    train_videos, test_videos = (read_videos(clips, root, split, part, fps) for part in salads.PARTS)
+    train_videos, test_videos = (read_videos(clips, root, split, part, fps, seconds_rule) for part in salads.PARTS)
+    if num_videos:
+        chosen = np.random.default_rng(seed).permutation(len(train_videos))[:num_videos]
+        train_videos = [train_videos[index] for index in sorted(chosen)]
     classes = segmentation.prompts(salads.class_names(root), prompts)
     device = loop.choose_device(device)
     loop.seed_everything(seed)
@@ -156,7 +162,9 @@ def load(folder: Path, pretrained: Path, vocab: Path) -> Tuned:
     return model.eval()
 
 
-def read_videos(clips: str | Path, root: str | Path, split: int, part: str, fps: float) -> list[Video]:
+def read_videos(
+    clips: str | Path, root: str | Path, split: int, part: str, fps: float, rule: str = "middle"
+) -> list[Video]:
     """The videos of one part of a split a second at a time, as far as both clips and labels go."""
     root, mapping = Path(root), salads.read_mapping(Path(root) / "mapping.txt")
     videos = []
@@ -166,7 +174,7 @@ def read_videos(clips: str | Path, root: str | Path, split: int, part: str, fps:
             raise ValueError(f"{path}: clips missing (no video of this name, or one that cannot be read)")
         shown = np.load(path, mmap_mode="r")
         frames = salads.encode(salads.read_labels(root / "groundTruth" / f"{name}.txt"), mapping, where=name)
-        labels = metrics.to_seconds(frames, fps)
+        labels = metrics.to_seconds(frames, fps, rule)
         count = min(len(shown), len(labels))
         videos.append(Video(name, shown[:count], np.asarray(labels[:count], dtype=np.int64)))
     return videos
