@@ -1,7 +1,8 @@
 """The pictures of the report: plain arrays and frames in, a matplotlib Figure out.
 
 Nothing here knows where numbers come from or where pictures go. Pictures of videos, frames and classes stand here,
-charts of numbers in `charts`; a notebook reaches both as `figures.name`. `to_svg` repeats itself byte by byte.
+clips under each other in `filmstrips`, charts of numbers in `charts`; a notebook reaches all as `figures.name`.
+`to_svg` repeats itself byte by byte.
 """
 
 import io
@@ -23,6 +24,7 @@ from thesis_lib.charts import (
     ranking,
     segment_lengths,
 )
+from thesis_lib.filmstrips import filmstrips
 from thesis_lib.palette import (
     FAINT,
     INK,
@@ -51,6 +53,7 @@ __all__ = [
     "confusion",
     "dot_plot",
     "embedding_map",
+    "filmstrips",
     "frame_strip",
     "histogram",
     "learning_curves",

@@ -1,6 +1,7 @@
 """What masks do to clips: what VideoMAE paints in, what the time beside a gap gives away, and what hiding saves.
 
-Clips are RGB in 0..1, [3, T, H, W] or, several, [B, 3, T, H, W]; arrays and frames come out.
+Clips are RGB in 0..1, [3, T, H, W] or, several, [B, 3, T, H, W]; arrays and frames come out. `figures.filmstrips` draws
+the pictures, `figures.bars` the leakage.
 """
 
 import itertools
