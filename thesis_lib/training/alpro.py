@@ -26,6 +26,7 @@ from thesis_lib.training.narrated_clips import NarratedClips
 LOSSES = ("vtc", "vtm", "mlm", "pem")
 MAX_TOKENS = 28  # of a caption, besides [CLS] and [SEP]
 MASKED = 0.15  # of its words
+MODEL, PROMPTER = 0, 1  # what is trained, for seeds
 RELEASED_SECONDS = 8.0  # of a clip: the released configuration takes 4 frames at 0.5 a second
 
 
@@ -53,6 +54,7 @@ def train(
     prompts: str = "averaged",
     losses: Sequence[str] = LOSSES,
     prompter: Path | None = None,
+    prompter_boxes: bool = False,
     start: str = "random",
     dropout: float = 0.1,
     drop_path: float = 0.1,
@@ -70,8 +72,9 @@ def train(
     text_layers, fusion_layers: of the BERT · num_entities: words of the captions that regions are asked about ·
     prompts="one": one template an entity instead of the mean of twelve · num_videos, on_demand, captions: as those of
     NarratedClips · prompter: the folder of one that was trained before; None trains one in folder/prompter, for
-    `prompter_steps` · start="prompter": the model starts from the prompter's encoders; the published one starts from
-    an image model and a BERT, of which there are none at other sizes. Without "pem" and this there is no prompter.
+    `prompter_steps` · prompter_boxes: it sees every second clip cut down to a box, or it cannot read one later ·
+    start="prompter": the model starts from the prompter's encoders. Both stand in for the image model and the BERT that
+    the published one starts from, of which there are none at other sizes.
 
     Processes that torchrun starts share a batch: "vtc" has all of it as negatives, "vtm" draws them from its process's
     own clips, as in the official code. history.csv has each loss on one batch that is not trained on.
@@ -117,7 +120,10 @@ def train(
         def load(item: tuple[int, int, int]) -> tuple[torch.Tensor, ...]:
             *step, part = item
             numbers = range(part * batch_size // share, (part + 1) * batch_size // share)
-            return draw(clips, vocabulary, patch_size, [(seed, stage, *step, number) for number in numbers])
+            batch = draw(clips, vocabulary, patch_size, [(seed, stage, *step, number) for number in numbers])
+            if stage == PROMPTER and prompter_boxes:
+                batch[0][::2] = cut_out(batch[0][::2], batch[-1][::2])
+            return batch
 
         def held_out(epoch: int) -> dict[str, float]:
             with torch.random.fork_rng():
@@ -154,7 +160,7 @@ def train(
         if prompter is None:
             prompter = Path(folder) / "prompter"
             prompter.mkdir(exist_ok=True)
-            learn(prompter, towers.to(device), ("vtc",), prompter_steps, 1, "alpro prompter")
+            learn(prompter, towers.to(device), ("vtc",), prompter_steps, PROMPTER, "alpro prompter")
         weights = _prompter_weights(prompter, towers)
     if start == "prompter":
         model.load_state_dict(weights, strict=False)
@@ -165,7 +171,7 @@ def train(
     if distributed.rank() == 0:
         about = {"model": asdict(config), "entities": entities} | source
         (Path(folder) / "config.json").write_text(json.dumps(about))
-    learn(folder, model.to(device), losses, num_steps, 0, "alpro")
+    learn(folder, model.to(device), losses, num_steps, MODEL, "alpro")
 
 
 def _prompter_weights(folder: Path, towers: TwoTowers) -> dict[str, torch.Tensor]:
@@ -219,7 +225,7 @@ def mask_words(
 
 
 def cut_out(clips: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-    """clips [..., H, W] [B, ...] with black (zeros) outside of regions [B, rows, columns], the same in all frames."""
+    """clips [B, C, T, H, W] or [B, T, C, H, W], black (zeros) outside of regions [B, rows, columns] in all frames."""
     rows, columns = clips.shape[-2] // regions.shape[-2], clips.shape[-1] // regions.shape[-1]
     shown = regions.repeat_interleave(rows, dim=-2).repeat_interleave(columns, dim=-1)
     return clips * shown[:, None, None]
