@@ -76,7 +76,7 @@ def prepare(folder: Path, labels: Path, width: int, epoch_videos: int, num_video
 
 
 def write_profile(folder: Path, root: Path) -> None:
-    """params/big below folder: the smoke profile with these data and features, the embedded corpus as small as can be."""
+    """params/big below folder: the smoke profile with these data, the embedded corpus as small as can be."""
     profile = folder / "params" / "big"
     shutil.copytree(paths.PARAMS / "smoke", profile)
     changes = {

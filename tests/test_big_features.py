@@ -1,4 +1,4 @@
-"""The benchmark of full-size features at a small size; real labels with features of another width, by parameters alone."""
+"""The benchmark of full-size features at a small size, and real labels with features of another width."""
 
 import json
 import os

@@ -50,7 +50,7 @@ def draw(rng, seconds):
 
 @pytest.fixture(scope="module")
 def thesis(tmp_path_factory):
-    """A function that runs `thesis` with params, runs and reports of its own, in a folder with films/ and labels.csv."""
+    """A function that runs `thesis` with places of its own, in a folder with films/ and labels.csv."""
     folder, rng = tmp_path_factory.mktemp("example"), np.random.default_rng(0)
     (folder / "films").mkdir()
     table = ["video,start,end,label"]

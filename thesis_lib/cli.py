@@ -167,7 +167,7 @@ def report(args) -> None:
 
 
 def status(args) -> None:
-    """Show of every job and notebook whether it is done (accuracy), running (epoch, time left), queued, failed (why)."""
+    """Show which jobs and notebooks are done (accuracy), running (epoch, time left), queued, failed (why)."""
     from thesis_lib import progress
 
     print(progress.table(args.profile))

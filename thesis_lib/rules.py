@@ -1,4 +1,4 @@
-"""Which files the rules of the Snakefile read: it takes them from here, and `thesis status` to say what is out of date."""
+"""Which files the rules of the Snakefile read; `thesis status` says by them what is out of date."""
 
 from pathlib import Path
 

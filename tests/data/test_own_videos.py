@@ -24,7 +24,8 @@ ROWS = [
 def films(tmp_path_factory):
     """Three videos of 96 x 64 pixels in two containers, 12.5 frames a second."""
     folder = tmp_path_factory.mktemp("films")
-    for (name, count), (suffix, codec) in zip(COUNTS.items(), [(".avi", "MJPG"), (".mp4", "mp4v"), (".AVI", "MJPG")]):
+    kinds = [(".avi", "MJPG"), (".mp4", "mp4v"), (".AVI", "MJPG")]
+    for (name, count), (suffix, codec) in zip(COUNTS.items(), kinds, strict=True):
         frames = (np.full((64, 96, 3), 5 * number, np.uint8) for number in range(count))
         video.write_video(folder / f"{name}{suffix.lower()}", frames, FPS, codec)
         (folder / f"{name}{suffix.lower()}").rename(folder / f"{name}{suffix}")

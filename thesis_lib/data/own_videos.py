@@ -1,4 +1,4 @@
-"""Videos of one's own, labelled in tables, become a data set in the layout of `salads`. `thesis import-videos` calls it.
+"""Videos of one's own, labelled in tables, become a data set in the layout of `salads`: `thesis import-videos`.
 
 Labels are a CSV file, or a folder of `<video>.csv` without the first column, whose head is one of
 

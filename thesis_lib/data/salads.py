@@ -145,7 +145,7 @@ def crop(features: np.ndarray, length: int, how: str = "back", where: str = "fea
 
 
 def actor(name: str) -> int | str:
-    """Who acts in a video: user 1 in "rgb-01-2", as each user of 50Salads made two salads; elsewhere the video's name."""
+    """Who acts in a video: user 1 in "rgb-01-2", each user of 50Salads made two salads; elsewhere the video's name."""
     match = re.fullmatch(r"rgb-(\d+)-\d+", name)
     return int(match[1]) if match else name
 
