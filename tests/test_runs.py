@@ -146,6 +146,41 @@ def test_two_processes_compute_it_once(toy, tmp_path):
     assert sum("another process computes it" in output for output in outputs) == 1
 
 
+SHARED = """
+import os, time
+
+def fill(folder, *, number):
+    (folder / f"here.{os.getpid()}").touch()
+    while len(list(folder.glob("here.*"))) < number:
+        time.sleep(0.01)
+    if os.environ.get("SLOW"):
+        time.sleep(1)
+    (folder / f"last.{os.getpid()}").touch()
+"""
+
+
+def test_processes_that_share_a_result_work_in_it_together_and_finish_it_once(toy, tmp_path):
+    """None moves the folder away while another is still at work in it."""
+    (tmp_path / "toy" / "shared.py").write_text(SHARED)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom thesis_lib import runs\nfrom toy import shared\n"
+        "print(runs.cached(shared.fill, profile='mini', shared=True, number=3))"
+    )
+    environment = os.environ | {"THESIS_RUNS": str(tmp_path / "runs")}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=environment | {"SLOW": slow}, stdout=subprocess.PIPE, text=True
+        )
+        for slow in ("", "1", "")
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert all(process.returncode == 0 for process in started)
+    folders = {output.splitlines()[-1] for output in outputs}
+    assert len(folders) == 1 and sum("joins another process" in output for output in outputs) == 2
+    (folder,) = tmp_path.glob("runs/mini/shared.fill/*/")
+    assert {str(folder)} == folders and len(list(folder.glob("last.*"))) == 3 and (folder / "inputs.json").is_file()
+
+
 def test_a_killed_process_leaves_no_lock_and_no_lost_work(toy, tmp_path):
     process = start(tmp_path, 0.2)
     for _ in range(200):

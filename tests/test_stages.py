@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from thesis_lib import graph, params, stages
+from thesis_lib import graph, params, paths, stages
 
 PROFILES = ("smoke", "mini")
 jobs_of = functools.cache(graph.jobs)  # of the profiles as they are
@@ -174,6 +174,71 @@ def test_few_labels_take_as_many_steps_on_any_number_of_videos(monkeypatch, tmp_
         assert 0 <= more["num_epochs"] * count - p.few_steps < count
         assert more["evaluate_every"] == more["num_epochs"] and more["seed"] == seed
         assert more["num_videos"] == videos and found == split
+
+
+def test_every_switch_of_extraction_changes_the_frames_and_what_rests_on_them(keys):
+    frames = {"i3d_features"} | {name for name in jobs_of("smoke") if name.startswith(("baseline", "cropping"))}
+    switches = dict(color="bgr", padding="edge", last_frame="unseen", head="window", i3d_size=40, i3d_mode="dense")
+    for name, value in switches.items():
+        assert changed(keys, "02_feature_extraction", **{name: value}) == frames, name
+    seconds = changed(keys, "02_feature_extraction", s3d_output="mixed_5c")
+    assert {"s3d_salads", "s3d_howto"} <= seconds and not seconds & (frames | {"s3d_weights"})
+
+
+def test_shares_are_jobs_of_one_folder_and_all_are_waited_for(keys, monkeypatch):
+    real = params.load
+    changes = {"extraction_shares": 3}
+
+    def load(name, profile):
+        return real(name, profile, changes if name == "02_feature_extraction" else None)
+
+    monkeypatch.setattr(params, "load", load)
+    jobs = graph.jobs("smoke")
+    for name in ("i3d_features", "s3d_salads", "s3d_howto"):
+        shares = [f"{name}_{share}" for share in range(3)]
+        assert name not in jobs and [jobs[share]["arguments"]["share"] for share in shares] == [0, 1, 2]
+        assert len({jobs[share]["stage"] for share in shares}) == 1
+        waiting = [job for job in jobs.values() if set(job["needs"]) & set(shares)]
+        assert waiting and all(set(shares) <= set(job["needs"]) for job in waiting)
+    changes["howto_features_root"] = str(paths.ROOT / "params")
+    assert "s3d_howto" in graph.jobs("smoke"), "a folder that is given needs no shares"
+
+    asked = []
+    monkeypatch.setattr(stages, "cached", lambda function, **inputs: asked.append((function, inputs)) or paths.RUNS)
+    for share in (0, 2):
+        stages.i3d_features(load("02_feature_extraction", "smoke"), share=share)
+    features = [inputs for function, inputs in asked if function.__name__ == "extract_i3d"]
+    assert features[0] == features[1] and features[0]["shared"] is True
+
+
+def test_networks_that_are_not_trained_here_need_their_files():
+    for backbone, lacking in (("inception", "i3d_path"), ("two_stream", "i3d_path and flow_path")):
+        p = params.load("02_feature_extraction", "smoke", {"i3d_backbone": backbone})
+        with pytest.raises(ValueError, match=f"i3d_backbone: '{backbone}': only r50 is trained here, set {lacking}$"):
+            stages.i3d_features(p)
+
+
+@pytest.mark.parametrize("root", ["i3d_features_root", "s3d_features_root", "howto_features_root"])
+def test_folders_given_must_hold_what_is_asked(root, tmp_path):
+    def use(**changes):
+        p = params.load("02_feature_extraction", "smoke", {root: str(tmp_path), **changes})
+        if root == "i3d_features_root":
+            return stages.i3d_features(p)
+        return stages.s3d_features(p, "howto" if root == "howto_features_root" else "salads")
+
+    about = {"color": "rgb", "size": 48 if root.startswith("i3d") else 32, "precision": "fp16", "version": "another"}
+    (tmp_path / "features.json").write_text(json.dumps(about))
+    assert use(extraction_precision="auto") == tmp_path
+    with pytest.raises(ValueError, match="features.json: precision is 'fp16', 'fp32' is asked: change the parameters"):
+        use()
+    with pytest.raises(ValueError, match=r"features.json: size is \d+, 64 is asked"):
+        use(i3d_size=64, s3d_size=64, extraction_precision="auto")
+    weights = tmp_path / "released.pth"
+    weights.write_bytes(b"weights")
+    (tmp_path / "features.json").write_text(json.dumps({"weights_sha256": "0" * 64}))
+    assert use() == tmp_path, "no weights asked for"
+    with pytest.raises(ValueError, match="weights_sha256 is '0000"):
+        use(i3d_path=str(weights), s3d_path=str(weights))
 
 
 def test_folders_given_take_the_place_of_stages(monkeypatch, tmp_path):
