@@ -5,15 +5,16 @@ same clips, so that their vectors differ by the systems alone.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from thesis_lib.data.video import frame_count, frame_rate, read_frames
-from thesis_lib.extraction import extract_folder, prepare, save_array
+from thesis_lib.extraction import prepare
+from thesis_lib.feature_folder import extract_folder
 from thesis_lib.features import videos_of
+from thesis_lib.runs import atomic_save
 from thesis_lib.training.films import even
 from thesis_lib.training.loop import choose_device
 
@@ -57,9 +58,13 @@ def second_clips(path: str | Path, *, frames: int, seconds: float, size: int) ->
 
 
 def extract_clips(folder: Path, *, root: Path, frames: int, seconds: float, size: int) -> None:
-    """<video>.npy [S, frames, 3, H, W] uint8 of every video of root/videos."""
-    extractor = partial(second_clips, frames=frames, seconds=seconds, size=size)
-    extract_folder(folder, extractor=extractor, videos=videos_of(root), skip_unreadable=True)
+    """<video>.npy [S, frames, 3, H, W] uint8 of every video of root/videos; processes may share the work."""
+    extract_folder(
+        folder,
+        extractor=lambda video, _: second_clips(video, frames=frames, seconds=seconds, size=size),
+        videos=videos_of(root),
+        skip_unreadable=True,
+    )
 
 
 def in_batches(clips: np.ndarray, batch_size: int, device: torch.device) -> Iterator[torch.Tensor]:
@@ -101,4 +106,4 @@ def extract_vectors(
         if (target := Path(folder) / path.name).exists():
             continue
         vectors = encode(getattr(encoder, kind), np.load(path, mmap_mode="r"), batch_size=batch_size, device=device)
-        save_array(target, np.ascontiguousarray(vectors.T))
+        atomic_save(target, lambda file, array=np.ascontiguousarray(vectors.T): np.save(file, array))
