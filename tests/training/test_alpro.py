@@ -1,6 +1,7 @@
 """ALPRO on a narrated corpus of the drawn kitchen: each video cuts four things in random order, captions name them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,17 +9,20 @@ import pytest
 import torch
 
 from thesis_lib.data.kitchen import FPS, Kitchen
-from thesis_lib.data.text import write_vocab
+from thesis_lib.data.text import Vocabulary, write_vocab
 from thesis_lib.data.video import write_video
-from thesis_lib.training import alpro
+from thesis_lib.losses import IGNORED
+from thesis_lib.models.alpro import Alpro, AlproConfig
+from thesis_lib.training import alpro, loop
 from thesis_lib.training.entities import random_region
 
+GOLDEN = Path(__file__).parents[1] / "golden/alpro"
 THINGS = ("tomato", "cheese", "lettuce", "cucumber")
 SECONDS, SIDE, PATCH = 2, 24, 6
-BOARD = (2, 1)  # the patch in whose middle the thing lies: row, column
-SMALL = dict(num_steps=10, prompter_steps=70, batch_size=32, lr=2e-3, warmup=5, frames=2, seconds=0.5, size=SIDE)
+SMALL = dict(num_steps=10, prompter_steps=100, batch_size=32, lr=1e-3, warmup=10, frames=2, seconds=0.5, size=SIDE)
 SMALL |= dict(patch_size=PATCH, hidden_size=32, num_attention_heads=2, video_layers=1, text_layers=1, fusion_layers=1)
 SMALL |= dict(embed_dim=16, num_entities=4, dropout=0.0, drop_path=0.0, start="prompter", device="cpu")
+SMALL |= dict(prompter_boxes=True)
 TINY = SMALL | dict(num_steps=3, prompter_steps=2, batch_size=4, hidden_size=16, warmup=1)
 
 
@@ -73,7 +77,10 @@ def new_clips(count=40):
 
 
 def test_labels_of_regions_recover_the_planted_object(trained):
-    """A box around the thing is labelled with its name; one that leaves it out is not."""
+    """A box around the thing, which lies in the first two patches of the third row, is labelled with its name.
+
+    One that leaves the row out knows little: some pieces of the thing reach over the edge.
+    """
     model, about = alpro.load_model(trained)
     assert sorted(about["entities"]) == sorted(THINGS)
     clips, things = new_clips()
@@ -83,11 +90,10 @@ def test_labels_of_regions_recover_the_planted_object(trained):
             region = random_region(rng, SIDE // PATCH, SIDE // PATCH)
             shown = alpro.normalise(alpro.cut_out(clip[None], torch.from_numpy(region)[None]))
             named = about["entities"][int(model.prompter.soft_labels(shown).argmax())]
-            around = region[BOARD[0] - 1 : BOARD[0] + 2, BOARD[1] - 1 : BOARD[1] + 2]
-            if around.sum() >= 6 or not around.any():
-                right[bool(around.any())].append(named == THINGS[thing])
+            if region[2, :2].all() or not region[2].any():
+                right[bool(region[2, 1])].append(named == THINGS[thing])
     assert len(right[True]) > 20 and len(right[False]) > 20
-    assert np.mean(right[True]) > 0.9 and np.mean(right[False]) < 0.6, {k: np.mean(v) for k, v in right.items()}
+    assert np.mean(right[True]) > 0.8 and np.mean(right[False]) < 0.5, {k: np.mean(v) for k, v in right.items()}
 
 
 def test_captions_alone_teach_what_a_clip_shows(trained, howto):
@@ -107,3 +113,228 @@ def test_every_loss_goes_down(howto, trained, tmp_path):
     for name in ("vtm", "mlm", "pem"):
         assert history[name].iloc[-1] < history[name][0], name
     assert not (folder / "prompter").exists()
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_box_is_the_same_in_all_frames_and_black_around(howto):
+    clips = torch.rand(5, 3, 4, SIDE, SIDE) + 0.1
+    regions = torch.from_numpy(np.stack([random_region(np.random.default_rng(k), 4, 4) for k in range(5)]))
+    shown = alpro.cut_out(clips, regions)
+    for clip, cut, region in zip(clips, shown, regions, strict=True):
+        for row in range(4):
+            for column in range(4):
+                at = np.s_[..., PATCH * row : PATCH * (row + 1), PATCH * column : PATCH * (column + 1)]
+                assert torch.equal(cut[at], clip[at] if region[row, column] else torch.zeros_like(clip[at]))
+
+
+def test_masked_words(howto):
+    vocabulary = Vocabulary(howto / "vocab.txt")
+    ids, mask = vocabulary.encode(["tomato cheese lettuce"] * 3000 + ["cheese"] * 3000)
+    chances = np.random.default_rng(0).random((len(ids), 3, ids.shape[1]))
+    masked, labels = alpro.mask_words(ids, mask, chances, vocabulary)
+    chosen = labels != IGNORED
+    words = mask & ~np.isin(ids, (vocabulary.cls, vocabulary.sep))
+    assert not chosen[~words].any() and np.array_equal(labels[chosen], ids[chosen])
+    assert np.array_equal(masked[~chosen], ids[~chosen])
+    assert chosen[words].mean() == pytest.approx(0.15, abs=0.01)
+    assert (masked[chosen] == vocabulary.mask).mean() == pytest.approx(0.8, abs=0.03)
+    assert (masked[chosen] == ids[chosen]).mean() == pytest.approx(0.1, abs=0.03)
+    assert len(np.unique(masked[chosen])) > 40, "any piece may stand there"
+
+
+def test_negatives_are_never_the_pair_itself_and_mostly_alike():
+    torch.manual_seed(0)
+    similarities = torch.tensor([[9.0, 3.0, 0.0], [0.0, 9.0, 1.0], [5.0, 5.0, 9.0]])
+    weights = alpro.negative_weights(similarities)
+    assert weights.diagonal().tolist() == [0, 0, 0] and torch.allclose(weights.sum(dim=1), torch.ones(3))
+    assert similarities[0, 0] == 9, "the similarities stay as they are"
+    drawn = torch.stack([alpro.hard_negatives(similarities) for _ in range(2000)])
+    for row in range(3):
+        shares = torch.bincount(drawn[:, row], minlength=3) / 2000
+        assert shares[row] == 0 and torch.allclose(shares, weights[row], atol=0.04)
+    with pytest.raises(ValueError, match="a batch of one clip has no negatives"):
+        alpro.hard_negatives(torch.ones(1, 1))
+
+
+def test_weights_of_negatives_equal_the_official():
+    with np.load(GOLDEN / "vtc_a.npz") as case:
+        for way, name in (("v2t", "text_for_video"), ("t2v", "video_for_text")):
+            weights = alpro.negative_weights(torch.from_numpy(case[f"out_sim_{way}"]))
+            assert np.abs(weights.numpy() - case[f"out_vtm_weights_{name}"]).max() < 1e-6
+
+
+@pytest.fixture
+def batch(howto):
+    clips = alpro.NarratedClips(howto, frames=2, seconds=0.5, size=SIDE, num_videos=3)
+    vocabulary = Vocabulary(howto / "vocab.txt")
+    return alpro.draw(clips, vocabulary, PATCH, [(0, number) for number in range(6)])
+
+
+@pytest.fixture
+def model(howto):
+    torch.manual_seed(0)
+    sizes = dict(size=SIDE, patch_size=PATCH, num_frames=2, video_layers=1, hidden_size=16, num_attention_heads=2)
+    sizes |= dict(intermediate_size=32, num_hidden_layers=2, fusion_layer=1, embed_dim=8, num_entities=4, dropout=0.0)
+    return Alpro(AlproConfig(**sizes, drop_path=0.0, vocab_size=len(Vocabulary(howto / "vocab.txt"))))
+
+
+def test_a_pair_has_two_strangers(model, batch, monkeypatch):
+    """Matching sees every true pair, every text with another video and every video with another text."""
+    seen = {}
+
+    def fuse(text, mask, video):
+        seen["text"], seen["video"] = text, video
+        return torch.cat([text, video], dim=1)
+
+    monkeypatch.setattr(model, "fuse", fuse)
+    monkeypatch.setattr(model, "match_logits", lambda fused: torch.tensor([[0.0, 9.0]] * 6 + [[9.0, 0.0]] * 12))
+    found = alpro.objective(model, batch, ("vtm",))
+    assert list(found) == ["vtm"] and found["vtm"] < 1e-3, "6 labels of 1, then 12 of 0"
+    text, video = seen["text"].split(6), seen["video"].split(6)
+    assert torch.equal(text[1], text[0]) and torch.equal(video[2], video[0])
+    for number in range(6):
+        other = [torch.equal(video[1][number], video[0][k]) for k in range(6)]
+        assert sum(other) == 1 and not other[number]
+        assert any(torch.equal(text[2][number], text[0][k]) for k in range(6) if k != number)
+
+
+def test_each_loss_trains_what_it_should(model, batch):
+    def reached(losses):
+        model.zero_grad(set_to_none=True)
+        found = alpro.objective(model, batch, losses)
+        assert list(found) == list(losses)
+        sum(found.values()).backward()
+        trained = {name for name, x in model.named_parameters() if x.grad is not None and x.grad.abs().max() > 0}
+        return {part for part in ("temp", "vision_proj", "itm_head", "text_encoder.cls.predictions.transform",
+                                  "mpm_head", "prompter", "visual_encoder", "text_encoder.bert.encoder.layer.1")
+                if any(name.startswith(part) for name in trained)}  # fmt: skip
+
+    model.prompter.video_prompt_feat.copy_(torch.eye(4, 8))
+    fusion, video = "text_encoder.bert.encoder.layer.1", "visual_encoder"
+    assert reached(["vtc"]) == {"temp", "vision_proj", video}
+    assert reached(["vtm"]) == {"itm_head", fusion, video}, "negatives are drawn without gradient"
+    assert reached(["mlm"]) == {"text_encoder.cls.predictions.transform", fusion, video}
+    assert reached(["pem"]) == {"mpm_head", fusion, video}
+    everything = reached(list(alpro.LOSSES))
+    assert "prompter" not in everything and len(everything) == 7
+
+
+def test_only_the_box_matters_for_its_entities(model, batch, monkeypatch):
+    model.prompter.video_prompt_feat.copy_(torch.eye(4, 8))
+    before = alpro.objective(model, batch, ["pem"])["pem"]
+    whole, regions = model.fuse, batch[-1]
+
+    def elsewhere(text, mask, video):
+        fused = whole(text, mask, video)
+        outside = torch.cat([torch.ones(6, fused.shape[1] - 16, dtype=torch.bool), ~regions.flatten(1)], dim=1)
+        return fused.masked_fill(outside[..., None], 5.0)
+
+    monkeypatch.setattr(model, "fuse", elsewhere)
+    assert torch.equal(alpro.objective(model, batch, ["pem"])["pem"], before)
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def weights_of(folder):
+    return torch.load(folder / "weights.pt", weights_only=True)
+
+
+def test_the_prompter_stays_as_it_was_trained(tiny):
+    model, taught = weights_of(tiny), weights_of(tiny / "prompter")
+    assert len(taught) > 30
+    for name, value in taught.items():
+        assert torch.equal(model[f"prompter.{name}"], value), name
+    assert not torch.equal(model["vision_proj.weight"], taught["vision_proj.weight"]), "the model went on"
+    assert model["prompter.video_prompt_feat"].norm(dim=1).min() > 0
+
+
+def test_a_killed_run_goes_on_with_the_same_result(howto, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 2)
+    whole = train(tmp_path / "whole", howto, **TINY)
+    real, calls = alpro.objective, iter(range(100))
+
+    def dying(*arguments):
+        if next(calls) == 6:  # prompter: 2 steps and what is measured after them; model: 2, measured, and one
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(alpro, "objective", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", howto, **TINY)
+    monkeypatch.setattr(alpro, "objective", real)
+    assert not (tmp_path / "killed/weights.pt").exists() and (tmp_path / "killed/prompter/weights.pt").exists()
+    killed = train(tmp_path / "killed", howto, **TINY)
+    assert (whole / "history.csv").read_bytes() == (killed / "history.csv").read_bytes()
+    first, second = weights_of(whole), weights_of(killed)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_seeds(howto, tiny, tmp_path):
+    again, other = train(tmp_path / "again", howto, **TINY), train(tmp_path / "other", howto, **TINY | dict(seed=1))
+    first, second, third = map(weights_of, (tiny, again, other))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert not torch.equal(first["vision_proj.weight"], third["vision_proj.weight"])
+
+
+def test_ablations_leave_out_what_they_do_not_need(howto, tiny, tmp_path):
+    folder = train(tmp_path / "plain", howto, **TINY | dict(losses=("vtc", "mlm"), start="random"))
+    assert not (folder / "prompter").exists() and alpro.load_model(folder)[1]["entities"] == []
+    assert {"vtc", "mlm"} < set(pd.read_csv(folder / "history.csv")) and not any(
+        "prompter" in n for n in weights_of(folder)
+    )
+    one = train(tmp_path / "one", howto, **TINY | dict(prompter=tiny / "prompter", prompts="one", num_entities=2))
+    model, about = alpro.load_model(one)
+    assert len(about["entities"]) == 2 and not (one / "prompter").exists()
+    ids, mask = map(
+        torch.from_numpy, Vocabulary(howto / "vocab.txt").encode([f"A video of a {e}." for e in about["entities"]])
+    )
+    with torch.no_grad():
+        assert torch.allclose(model.prompter.video_prompt_feat, model.prompter.embed_text(ids, mask), atol=1e-6)
+
+
+def test_bad_settings_are_refused(howto, tiny, tmp_path):
+    for changed, message in [
+        (dict(losses=("vtc", "itm")), r"losses=\['vtc', 'itm'\]: expected some of vtc, vtm, mlm, pem"),
+        (dict(losses=()), "expected some of vtc, vtm, mlm, pem"),
+        (dict(batch_size=1), "batch_size=1 on 1 .*2 clips each at least"),
+        (dict(start="bert"), 'start=\'bert\': expected "random" or "prompter"'),
+        (dict(prompter=tmp_path / "none"), "none/weights.pt: no prompter there"),
+        (dict(prompter=tiny / "prompter", hidden_size=32), "a prompter of other sizes"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            train(tmp_path / "bad", howto, **TINY | changed)
+
+
+def test_the_encoder(howto, tiny, tmp_path):
+    encoder = alpro.load(tiny, howto / "vocab.txt")
+    assert (encoder.frames, encoder.seconds, encoder.size, encoder.dim, encoder.has_text) == (2, 0.5, SIDE, 16, True)
+    assert not encoder.training
+    clips, _ = new_clips(3)
+    with torch.no_grad():
+        vectors, texts = encoder.embed(clips), encoder.embed_texts(["cut tomato", "oil"])
+    assert vectors.shape == (3, 16) and texts.shape == (2, 16)
+    assert torch.allclose(torch.cat([vectors, texts]).norm(dim=1), torch.ones(5))
+    features = encoder.features(clips)
+    assert features.shape == (3, 16) and torch.equal(features, encoder.features(clips))
+    features.sum().backward()
+    assert encoder.model.visual_encoder.model.patch_embed.proj.weight.grad.abs().max() > 0
+    mean, std = (torch.tensor(x)[:, None, None, None] for x in (alpro.MEAN, alpro.STD))
+    with torch.no_grad():
+        assert torch.allclose(encoder.model.encode_video_tokens((clips - mean) / std).mean(1), features, atol=1e-6)
+    write_vocab(tmp_path / "vocab.txt", ["more", "words"])
+    with pytest.raises(ValueError, match=r"a vocabulary of \d+ pieces for an ALPRO of \d+"):
+        alpro.load(tiny, tmp_path / "vocab.txt")
+
+
+def test_a_released_file_becomes_an_encoder(howto, tmp_path):
+    """At the width whose number of heads is known; twelve layers of BERT are too many for a test."""
+    sizes = dict(size=16, patch_size=8, num_frames=2, video_layers=1, num_attention_heads=12, num_entities=0)
+    config = AlproConfig(**sizes, intermediate_size=8, vocab_size=len(Vocabulary(howto / "vocab.txt")), embed_dim=8)
+    torch.save(Alpro(config).state_dict(), tmp_path / "alpro.pt")
+    encoder = alpro.load(tmp_path / "alpro.pt", howto / "vocab.txt")
+    assert (encoder.frames, encoder.seconds, encoder.size, encoder.dim) == (2, 8.0, 16, 768)
+    with torch.no_grad():
+        assert encoder.embed(torch.rand(1, 3, 2, 16, 16)).shape == encoder.embed_texts(["oil"]).shape == (1, 8)
