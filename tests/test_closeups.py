@@ -8,7 +8,7 @@ import torch
 from thesis_lib import closeups
 from thesis_lib.data.howto100m import Captions
 from thesis_lib.data.video import write_video
-from thesis_lib.extraction import i3d_features
+from thesis_lib.extraction import PADDINGS, i3d_features
 from thesis_lib.training import i3d
 from thesis_lib.training.predictions import save_predictions
 
@@ -28,11 +28,12 @@ class Means(torch.nn.Module):
         return clip.mean(dim=(3, 4)).flatten(1)
 
 
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("frame", [0, 3, 15, 29])
-def test_a_window_is_what_extraction_saw(film, frame):
-    images, titles = closeups.window(film, frame, 7, 32)
+def test_a_window_is_what_extraction_saw(film, frame, padding):
+    images, titles = closeups.window(film, frame, 7, 32, padding)
     shown = (np.stack(images).mean(axis=(1, 2)) / 255 - i3d.MEAN) / i3d.STD
-    seen = i3d_features(Means(), film, window=7, size=32)[:, frame].reshape(3, 7).T
+    seen = i3d_features(Means(), film, window=7, size=32, padding=padding)[:, frame].reshape(3, 7).T
     assert np.allclose(shown, seen, atol=0.03)
     assert titles == [str(i) if 0 <= i < 30 else "padding" for i in range(frame - 3, frame + 4)]
 
@@ -42,6 +43,9 @@ def test_swapped_colors_are_those_of_extraction(film):
     assert places.tolist() == [3, 8, 13, 18, 23]
     for color, vectors in zip(("rgb", "bgr"), swapped, strict=True):
         assert np.allclose(vectors, i3d_features(Means(), film, window=7, size=32, color=color)[:, places].T, atol=1e-5)
+    rgb = closeups.swapped_colors(Means(), film, 7, 32, step=5, mean=0.5, std=0.5)[1]
+    expected = i3d_features(Means(), film, window=7, size=32, mean=0.5, std=0.5)[:, places]
+    assert np.allclose(rgb, expected.T, atol=1e-5)
 
 
 def test_cosines_of_swap_sort_pairs_by_class():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.models.conftest import load as golden
 from thesis_lib import features
-from thesis_lib.data.text import S3DWords
 from thesis_lib.data.flow import optical_flow
+from thesis_lib.data.text import S3DWords
 from thesis_lib.data.video import read_frames, write_video
 from thesis_lib.extraction import s3d_features
 from thesis_lib.models.i3d import I3DR50
@@ -134,9 +135,7 @@ def test_weights_given_as_a_file_are_read_as_released_ones(root, tmp_path, monke
     assert asked == [("i3d_r50", "released.pth", {"head": "window"}), ("s3d_howto100m", "released.pth", {})]
     for backbone in ("inception", "two_stream"):
         with pytest.raises(ValueError, match="enough"):
-            features.extract_i3d(
-                tmp_path, root=root, weights=tmp_path / "released.pth", **I3D | {"backbone": backbone}
-            )
+            features.extract_i3d(tmp_path, root=root, weights=tmp_path / "released.pth", **I3D | {"backbone": backbone})
     assert asked[2:] == [("i3d_inception", "released.pth", {"in_channels": 3})] * 2
 
 
@@ -148,7 +147,14 @@ def test_i3d_folders_say_what_was_done(root, i3d_weights, tmp_path):
     features.extract_i3d(tmp_path, root=root, weights=i3d_weights, **I3D)
     found = described(tmp_path)
     digest = hashlib.sha256((i3d_weights / "weights.pt").read_bytes()).hexdigest()
-    expected = {"model": "i3d_r50", "weights_sha256": digest, "window": 5, "size": 16, "color": "rgb", "head": "adaptive"}
+    expected = {
+        "model": "i3d_r50",
+        "weights_sha256": digest,
+        "window": 5,
+        "size": 16,
+        "color": "rgb",
+        "head": "adaptive",
+    }
     expected |= {"mode": "exact", "padding": "grey", "last_frame": "seen", "precision": "fp32", "fps": 8.0}
     expected |= {"output": "features [D, T], one vector a frame", "normalised": False}
     assert expected.items() <= found.items() and found["flow"] is None and "thesis_lib" in found["version"]
@@ -198,11 +204,11 @@ def test_processes_take_the_gpus_in_turn(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def inceptions(golden, tmp_path_factory):
+def inceptions(tmp_path_factory):
     """The two released files of the Inception I3D, in their layout and at their size, filled by name."""
-    folder, fill = tmp_path_factory.mktemp("inception"), golden("i3d_inception")
+    folder, official = tmp_path_factory.mktemp("inception"), golden("i3d_inception/case_a")
     for name, manifest in (("rgb", "manifest.json"), ("flow", "manifest_flow.json")):
-        torch.save(fill(manifest), folder / f"{name}_imagenet.pt")
+        torch.save(official.weights(manifest), folder / f"{name}_imagenet.pt")
     return folder
 
 

@@ -81,18 +81,29 @@ def test_a_graph_that_cannot_be_read_says_why(project):
     assert code == 1 and "undefined_name" in output
 
 
-def test_a_job_on_several_processes_is_started_by_torchrun(tmp_path):
-    """Of the real Snakefile with a profile whose pretraining shares two GPUs: the command, the GPUs asked for."""
+def test_jobs_on_several_processes_and_jobs_that_share_a_folder(tmp_path):
+    """Of the real Snakefile with a profile whose pretraining shares two GPUs: the command, the GPUs asked for.
+
+    Its features of frames are two jobs side by side, each with a GPU; the baseline waits for both.
+    """
     values = tmp_path / "params" / "two"
     shutil.copytree(paths.PARAMS / "smoke", values)
     (values / "common.yaml").write_text((values / "common.yaml").read_text().replace("profile: smoke", "profile: two"))
     file = values / "05_pretraining.yaml"
     file.write_text(file.read_text().replace("processes: 1", "processes: 2"))
+    file = values / "02_feature_extraction.yaml"
+    file.write_text(file.read_text().replace("extraction_shares: 1", "extraction_shares: 2"))
     environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "THESIS_PARAMS": str(tmp_path / "params")}
-    command = [sys.executable, "-m", "snakemake", "jobs/pretraining_own.done", "--snakefile", paths.ROOT / "Snakefile"]
+    command = [sys.executable, "-m", "snakemake", "jobs/pretraining_own.done", "jobs/baseline_split1.done"]
+    command += ["--snakefile", paths.ROOT / "Snakefile"]
     command += ["--config", "profile=two", "--cores", "2", "--dry-run", "--printshellcmds", "--nolock"]
     plan = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120).stdout
     job = plan.partition("stage_pretraining_own:")[2].partition("\n\n")[0]
     assert "-m thesis_lib.gpus 2 env OMP_NUM_THREADS=1 " in job
     assert "--nproc_per_node=2 -m thesis_lib.cli stage pretraining_own --profile two" in job
     assert "gpu=2" in job and "gpu=1" in plan.partition("stage_s3d_weights:")[2].partition("\n\n")[0]
+    for share in (0, 1):
+        job = plan.partition(f"stage_i3d_features_{share}:")[2].partition("\n\n")[0]
+        assert f"stage i3d_features_{share} --profile two" in job and "gpu=1" in job
+    waits = plan.partition("stage_baseline_split1:")[2].partition("\n\n")[0]
+    assert "jobs/i3d_features_0.done" in waits and "jobs/i3d_features_1.done" in waits

@@ -70,22 +70,15 @@ def surplus(features: Path, root: Path) -> pd.DataFrame:
     return frame.assign(surplus=frame["vectors"] - frame["labels"])
 
 
-def load_i3d(weights: Path, head: str) -> nn.Module:
-    """I3D R50 in eval mode: of a folder of `training.i3d`, or of the file that pytorchvideo released."""
-    from thesis_lib.models.official import load_official
-
-    return i3d.load(weights) if Path(weights).is_dir() else load_official("i3d_r50", weights, head=head)[0]
-
-
 def parameters(model: nn.Module) -> int:
     """How many numbers training sets."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def window(path: Path, frame: int, size: int, pixels: int) -> tuple[list[np.ndarray], list[str]]:
+def window(path: Path, frame: int, size: int, pixels: int, padding: str = "grey") -> tuple[list[np.ndarray], list[str]]:
     """The pictures and names of the `size` frames that the vector of `frame` sees, as extraction prepares them.
 
-    Decoded frames only; what lies outside the video is grey and called "padding".
+    Decoded frames only; what lies outside the video is called "padding" and looks as `extraction.i3d_features` says.
     """
     after = size - 1 - size // 2
     frames, centre = [], 0
@@ -96,15 +89,25 @@ def window(path: Path, frame: int, size: int, pixels: int) -> tuple[list[np.ndar
             break
     places = range(centre - size // 2, centre + after + 1)
     held = [frames[place] if 0 <= place < len(frames) else ("padding", None) for place in places]
-    shape = frames[0][1].shape
-    raw = np.stack([np.full(shape, GREY, np.uint8) if image is None else image for _, image in held])
+    edges = (frames[0][1], frames[-1][1])
+    around = edges if padding == "edge" else [np.full_like(edges[0], GREY if padding == "grey" else 0)] * 2
+    raw = np.stack(
+        [around[place > 0] if image is None else image for place, (_, image) in zip(places, held, strict=True)]
+    )
     shown = (prepare(torch.from_numpy(raw), pixels) * 255).round().byte().permute(0, 2, 3, 1)
     return list(shown.numpy()), [str(index) for index, _ in held]
 
 
 @torch.inference_mode()
 def swapped_colors(
-    model: nn.Module, path: Path, size: int, pixels: int, step: int, device: str = "cpu"
+    model: nn.Module,
+    path: Path,
+    size: int,
+    pixels: int,
+    step: int,
+    device: str = "cpu",
+    mean: float = i3d.MEAN,
+    std: float = i3d.STD,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(places [N], rgb [N, D], bgr [N, D]) of every `step`-th window, red and blue as they are and swapped.
 
@@ -116,7 +119,7 @@ def swapped_colors(
         held = [*held[-(size - 1) :], (index, image)]
         if len(held) == size and held[0][0] % step == 0:
             clip = torch.from_numpy(np.stack([one for _, one in held])).to(device)
-            clip = ((prepare(clip, pixels) - i3d.MEAN) / i3d.STD).transpose(0, 1)[None]
+            clip = ((prepare(clip, pixels) - mean) / std).transpose(0, 1)[None]
             pairs.append(torch.cat([model(clip), model(clip.flip(1))]).float().cpu().numpy())
             places.append(held[size // 2][0])
     rgb, bgr = np.stack(pairs, axis=1)

@@ -119,6 +119,10 @@ def i3d_features(
     state = checkpoint.read(device)
     vectors = Windows(window, network, reach, fill, state.get("vectors"))
     indices = state.get("indices", [])
+
+    def kept():
+        return {"indices": indices, "vectors": vectors.state()}
+
     chunks = _chunks(
         _seen(video_path, last_frame), batch * window if mode == "dense" else batch, size, device, len(indices)
     )
@@ -128,7 +132,7 @@ def i3d_features(
             if frames is not None:
                 frames = (frames - mean) / std
                 vectors.add(frames.flip(1) if color == "bgr" else frames)
-            checkpoint.offer(len(indices), lambda: {"indices": indices, "vectors": vectors.state()})
+            checkpoint.offer(len(indices), kept)
         found = vectors.finish(len(indices))
     return _to_every_frame(_finite(found, video_path, precision), indices, video_path)
 
@@ -220,6 +224,10 @@ def s3d_features(
     checkpoint = checkpoint or Checkpoint()
     state = checkpoint.read(device)
     vectors, done = state.get("vectors", []), state.get("done", 0)
+
+    def kept():
+        return {"done": done, "vectors": [torch.cat(vectors).cpu()]}
+
     fps = fps or frame_rate(video_path)
     frames = enumerate(resample(read_frames(video_path, damaged="repeat"), fps, frames_per_clip))
     with _autocast(precision, device):
@@ -227,8 +235,7 @@ def s3d_features(
             clips = torch.cat([clips, clips.new_zeros(-len(clips) % frames_per_clip, *clips.shape[1:])])
             vectors.append(encode(clips.unflatten(0, (-1, frames_per_clip)).transpose(1, 2)).float())
             done += len(numbers)
-            seen = round(done / frames_per_clip * fps)
-            checkpoint.offer(seen, lambda: {"done": done, "vectors": [torch.cat(vectors).cpu()]})
+            checkpoint.offer(round(done / frames_per_clip * fps), kept)
     found = _finite(torch.cat(vectors), video_path, precision)
     return (F.normalize(found, dim=1) if normalise else found).cpu().numpy()
 

@@ -39,8 +39,8 @@ def extract_folder(
     process works on are left to it; at the end it is waited for. about: for features.json, see `describe`. log gets a
     line a video, and one with every save: how fast it goes, and the time left if all goes on as so far.
 
-    Returns the videos that cannot be read; unless skip_unreadable, ends with a ValueError that names them, after all
-    others are done.
+    Returns the videos that cannot be read; unless skip_unreadable, and if none can, ends with a ValueError that names
+    them, after all others are done.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def extract_folder(
     for video in taken:
         with claim(folder / f"{video.stem}.lock"):  # had by another process until it is done or dead
             extract(video)
-    if unreadable and not skip_unreadable:
+    if unreadable and (not skip_unreadable or len(unreadable) == len(videos)):
         names = ", ".join(video.name for video, _ in unreadable)
         raise ValueError(f"{len(unreadable)} of {len(videos)} videos cannot be read: {names} ({unreadable[0][1]})")
     return [video for video, _ in unreadable]

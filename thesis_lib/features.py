@@ -18,7 +18,8 @@ from thesis_lib.training import i3d, s3d
 from thesis_lib.training.loop import choose_device
 
 BACKBONES = ("r50", "inception", "two_stream")
-INCEPTION_PIXELS = {"mean": 0.5, "std": 0.5}  # -1..1
+HEADS = ("adaptive", "window")
+PIXELS = {"r50": {"mean": i3d.MEAN, "std": i3d.STD}} | dict.fromkeys(BACKBONES[1:], {"mean": 0.5, "std": 0.5})
 
 
 def videos_of(root: Path) -> list[Path]:
@@ -79,21 +80,24 @@ def i3d_extractor(
     padding: str,
     last_frame: str,
 ) -> Callable:
-    """video -> [D, T], with the settings of a folder and the arguments of `extraction.i3d_features` left to be given."""
+    """video -> [D, T] with the settings of a folder; batch, precision and device are left to be given."""
     shared = dict(window=window, size=size, color=color, padding=padding, last_frame=last_frame)
     model = load_i3d(weights, backbone, head)
     if backbone == "two_stream":
         motion = load_official("i3d_inception", flow_weights, in_channels=2)[0]
         return partial(extraction.two_stream_features, model, motion, flow=flow, **shared)
-    pixels = INCEPTION_PIXELS if backbone == "inception" else {}
-    return partial(extraction.i3d_features, model, mode=mode, **shared, **pixels)
+    return partial(extraction.i3d_features, model, mode=mode, **shared, **PIXELS[backbone])
 
 
 def load_i3d(weights: Path, backbone: str = "r50", head: str = "adaptive") -> nn.Module:
     """The network that sees colours, in eval mode."""
     if backbone != "r50":
         return load_official("i3d_inception", weights, in_channels=3)[0]
-    return i3d.load(weights) if Path(weights).is_dir() else load_official("i3d_r50", weights, head=head)[0]
+    if not Path(weights).is_dir():
+        return load_official("i3d_r50", weights, head=head)[0]
+    model = i3d.load(weights)
+    model.head = head
+    return model
 
 
 def about_i3d(
@@ -120,7 +124,7 @@ def about_i3d(
         i3d_backbone=(backbone, BACKBONES),
         flow=(flow, METHODS),
         color=(color, extraction.COLORS),
-        head=(head, ("adaptive", "window")),
+        head=(head, HEADS),
         i3d_mode=(mode, extraction.MODES),
         padding=(padding, extraction.PADDINGS),
         last_frame=(last_frame, extraction.LAST_FRAMES),
