@@ -34,7 +34,7 @@ def test_each_stage_has_the_error_of_its_frames(runs):
 
 def test_curves_have_a_point_a_bin_and_the_line_of_equality(runs):
     found = calibration.reliability(runs[0])
-    drawn = calibration.curves(found, asformer.BINS)
+    drawn = calibration.curves(found)
     line = drawn[drawn["stage"] == "as sure as right"]
     assert np.array_equal(line["accuracy"], line["confidence"] / 100) and line["confidence"].is_monotonic_increasing
     assert len(drawn) == len(found) + len(line) and drawn["confidence"].between(0, 100).all()

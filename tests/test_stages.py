@@ -248,3 +248,36 @@ def test_folders_given_take_the_place_of_stages(monkeypatch, tmp_path):
     assert stages.fps(p) == 30.0, "50Salads, which has no corpus.json"
     (tmp_path / "corpus.json").write_text('{"fps": 8}')
     assert stages.fps(p) == 8.0
+
+
+def test_a_changed_setting_is_a_run_of_its_own(keys):
+    jobs = jobs_of("smoke")
+    settings = {name: job["arguments"]["changed"] for name, job in jobs.items() if "changed" in job["arguments"]}
+    p = {name: params.load(name, "smoke") for name in ("04_baseline", "07_fine_tuning")}
+    assert list(settings.values()) == [*p["04_baseline"].compared, *p["07_fine_tuning"].compared]
+    assert all(own(keys())[name] for name in settings), "each computes something"
+
+
+def test_variants_are_parameters_read_as_on_a_command_line():
+    p = params.load("07_fine_tuning", "smoke", {"seed": 5})
+    changed = stages.variant("fine_tuning", p, "stride_train:16 prompts:raw lr:0.5")
+    assert (changed.stride_train, changed.prompts, changed.lr, changed.seed) == (16, "raw", 0.5, 5)
+    assert vars(stages.variant("fine_tuning", p, "")) == vars(p)
+    for text, message in (
+        ("stride_train", "expected parameters as name:value"),
+        ("strid_train:8", "no such parameter, did you mean 'stride_train'"),
+        ("stride_train:near", "expected int"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stages.variant("fine_tuning", p, text)
+
+
+def test_other_features_take_the_place_of_those_of_frames(monkeypatch, tmp_path):
+    monkeypatch.setattr(stages, "i3d_features", lambda p: pytest.fail("nothing is to be extracted"))
+    p = params.load("04_baseline", "smoke", {"features_root": str(tmp_path), "feature_rate": 15})
+    assert stages.asformer_features(p) == tmp_path
+    asked = {}
+    monkeypatch.setattr(stages, "cached", lambda function, **inputs: asked.update(inputs) or tmp_path)
+    monkeypatch.setattr(stages, "salads", lambda p: tmp_path)
+    stages.baseline(p, 1, changed="attention_window:official")
+    assert (asked["features"], asked["feature_rate"], asked["window"]) == (tmp_path, 15.0, "official")

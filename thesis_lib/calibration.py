@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from thesis_lib.closeups import stage_names
+from thesis_lib.training.asformer import BINS
 
 
 def reliability(runs: Mapping[int, Path]) -> pd.DataFrame:
@@ -24,9 +25,9 @@ def by_stage(found: pd.DataFrame) -> pd.DataFrame:
     return parts.groupby([found["split"], found["stage"]], sort=False).sum().reset_index()
 
 
-def curves(found: pd.DataFrame, bins: int) -> pd.DataFrame:
+def curves(found: pd.DataFrame) -> pd.DataFrame:
     """Points to draw: stage, split, confidence (the middle of a bin, %), accuracy, and the stage "as sure as right"."""
-    middle = (100 * (found["bin"] + 0.5) / bins).round().astype(int)
+    middle = (100 * (found["bin"] + 0.5) / BINS).round().astype(int)
     drawn = found[["split", "stage", "accuracy"]].assign(confidence=middle)
     line = drawn.assign(stage="as sure as right", accuracy=drawn["confidence"] / 100)
     return pd.concat([drawn, line.drop_duplicates("confidence").sort_values("confidence")], ignore_index=True)

@@ -55,8 +55,8 @@ MISTAKES = [  # what, where it stands, "notebook parameter[=value]" that repeats
     ),
     (
         "the epoch is chosen on the test split",
-        "ASFormer, main.py; thesis code, 50salads_videoclip.yaml (val_path is the test bundle)",
-        "",
+        "thesis code, 50salads_videoclip.yaml (val_path is the test bundle); ASFormer, main.py shows its best test",
+        "07 epoch_choice=test_loss",
         "the last epoch counts; the best one stands beside it, named as such",
     ),
     (
@@ -120,9 +120,9 @@ MISTAKES = [  # what, where it stands, "notebook parameter[=value]" that repeats
         "the code's",
     ),
     (
-        "seconds without a label become cut_tomato",
-        "thesis code, dsprocessor.py (fill value 0)",
-        "",
+        "runs are painted on whole seconds, and seconds without a label become cut_tomato",
+        "thesis code, dsprocessor.py (floor, ceil, fill value 0)",
+        "06 seconds_rule=as_published",
         "every second has the label of its middle frame",
     ),
     (

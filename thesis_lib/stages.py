@@ -269,10 +269,10 @@ def asformer_run(p: SimpleNamespace, split: int, cut: str, features: Path, featu
 
 
 def variant(stage: str, p: SimpleNamespace, changed: str) -> SimpleNamespace:
-    """The parameters of a notebook with some of them changed: "epoch_choice=held_out lr=0.01", "" for none."""
-    pairs = [pair.partition("=") for pair in changed.split()]
-    if not all(name and equals for name, equals, _ in pairs):
-        raise ValueError(f"{changed!r}: expected parameters as name=value, a space between them")
+    """The parameters of a notebook with some of them changed: "epoch_choice:held_out lr:0.01", "" for none."""
+    pairs = [pair.partition(":") for pair in changed.split()]
+    if not all(name and colon for name, colon, _ in pairs):
+        raise ValueError(f"{changed!r}: expected parameters as name:value, a space between them")
     values = {name: value for name, _, value in pairs}
     layered = params.layered(NOTEBOOK[stage], p.profile, values)[0]
     return SimpleNamespace(**vars(p) | {name: layered[name] for name in values})
