@@ -63,7 +63,7 @@ def s3d_weights(tmp_path_factory):
 def test_videos_are_found_by_name_and_nothing_else_is(root, tmp_path):
     assert [path.name for path in features.videos_of(root)] == ["a.avi", "b.avi"]
     for empty in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(ValueError, match=r"videos: no \.avi, \.mp4, \.mkv or \.webm file there"):
+        with pytest.raises(ValueError, match=r"videos: no \.avi, \.mp4, \.mkv, \.mov, \.webm file there"):
             features.videos_of(empty)
 
 
