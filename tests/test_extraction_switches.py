@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from thesis_lib import extraction, switches
+from thesis_lib import extraction, extraction_switches
 
 SETTINGS = dict(backbone="r50", flow="tvl1", window=5, size=32, color="rgb", head="adaptive", mode="exact")
 SETTINGS |= dict(padding="grey", last_frame="seen")

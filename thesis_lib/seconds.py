@@ -5,6 +5,7 @@ same clips, so that their vectors differ by the systems alone.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -106,4 +107,4 @@ def extract_vectors(
         if (target := Path(folder) / path.name).exists():
             continue
         vectors = encode(getattr(encoder, kind), np.load(path, mmap_mode="r"), batch_size=batch_size, device=device)
-        atomic_save(target, lambda file, array=np.ascontiguousarray(vectors.T): np.save(file, array))
+        atomic_save(target, partial(np.save, arr=np.ascontiguousarray(vectors.T)))
