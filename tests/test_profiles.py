@@ -42,7 +42,7 @@ def test_the_profile_as_published_is_the_corrected_one_but_for_what_the_thesis_d
         different |= {name[:2]: found} if found else {}
     rule = {"seconds_rule": "as_published"}
     assert different == {
-        "02": {"color": "bgr", "head": "window"},
+        "02": {"color": "bgr", "head": "window", "last_frame": "unseen"},
         "04": rule | {"compared": []},
         "06": rule | {"prompts": "raw"},
         "07": rule

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from thesis_lib import graph, params, paths, stages
+from thesis_lib import graph, params, paths, runs, stages
 
 PROFILES = ("smoke", "mini")
 jobs_of = functools.cache(graph.jobs)  # of the profiles as they are
@@ -20,7 +20,7 @@ def keys(tmp_path_factory):
     """
     runs, real, known, calls = tmp_path_factory.mktemp("runs"), params.load, {}, []
 
-    def cached(function, *, profile, **inputs):
+    def cached(function, *, profile, also=(), **inputs):
         asked = f"{function.__module__}.{function.__name__} " + json.dumps(inputs, sort_keys=True, default=str)
         folder = runs / str(known.setdefault(asked, len(known)))
         if function.__name__ == "draw" and not folder.exists():  # what stages read of the corpus themselves
@@ -38,6 +38,7 @@ def keys(tmp_path_factory):
             patch.setattr(params, "declared", functools.cache(params.declared))
             patch.setattr(params, "load", load)
             patch.setattr(stages, "cached", cached)
+            patch.setattr(runs, "cached", cached)  # of the systems that read frames
             for name, job in graph.jobs("smoke").items():
                 calls.clear()
                 stages.run_stage(job["stage"], "smoke", **job["arguments"])

@@ -62,6 +62,27 @@ def zero_shot(p: SimpleNamespace, method: str, split: int, prompts: str = "reada
     return [v.name for v in videos], [s.argmax(1) for s in scores], [v.labels for v in videos], scores
 
 
+def salad_clips(p: SimpleNamespace, method: str, count: int = 2) -> list[np.ndarray]:
+    """The clips [S, T, 3, H, W] uint8 of the first videos of the salads, memory-mapped."""
+    files = sorted(clip_stages.clips(p.profile, method).glob("*.npy"))[:count]
+    return [np.load(file, mmap_mode="r") for file in files]
+
+
+def as_clip(clip: np.ndarray) -> torch.Tensor:
+    """[T, 3, H, W] uint8 -> [3, T, H, W] float in 0..1."""
+    return seconds.as_input(torch.from_numpy(np.array(clip))[None])[0]
+
+
+def in_words(table: pd.DataFrame) -> str:
+    """A sentence for each row of `systems.table`: accuracies of each use that was run."""
+    said = []
+    for title, row in table.iterrows():
+        uses = [f"{kind} {row[kind]:.3f}" if isinstance(row[kind], float) else f"{kind}: {row[kind]}"
+                for kind in systems.KINDS if row[kind] is not None]  # fmt: skip
+        said.append(f"{title}: {', '.join(uses) or 'not run'}.")
+    return " ".join(said)
+
+
 class Shuffled(nn.Module):
     """A model of clips [B, C, T, H, W] that gets the frames of each clip in a random order of its own."""
 
