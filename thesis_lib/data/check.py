@@ -292,7 +292,8 @@ def _look(path: Path, decode: bool) -> dict | str:
     """Counts of a video, or what is wrong with it."""
     try:
         if not decode:
-            return {"count": video.frame_count(path), "header": video.header_count(path), "missing": ()}
+            found = {"count": video.frame_count(path), "header": video.header_count(path), "missing": ()}
+            return found if found["count"] else "not one frame in it"
         info = video.probe(path)
         return {"count": info.count, "header": info.header_count, "missing": info.missing}
     except ValueError as error:
