@@ -127,6 +127,13 @@ UNUSABLE = {
     "other width": (lambda r: save(r, NAME, np.ones((7, 23))), f"several widths: {NAME}"),
     "no array": (lambda r: (r / "features" / f"{NAME}.npy").write_text("<html>"), r"not a \.npy"),
     "no features, no video": (lambda r: (r / "features" / f"{NAME}.npy").unlink(), f"neither.*1 videos: {NAME}"),
+    "a video shorter than its labels": (
+        lambda r: (
+            (r / "features" / "rgb-01-1.npy").unlink(),
+            write_video(r / "videos" / "rgb-01-1.avi", [np.zeros((32, 32, 3), np.uint8)] * (FRAMES - 1), fps=8),
+        ),
+        "fewer frames than labels, and no features: rgb-01-1",
+    ),
     "no video": (lambda r: (r / "videos" / "rgb-01-1.avi").write_text("<html>"), "not a readable video"),
 }
 ODD = {
