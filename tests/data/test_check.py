@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -126,6 +127,13 @@ UNUSABLE = {
     "other width": (lambda r: save(r, NAME, np.ones((7, 23))), f"several widths: {NAME}"),
     "no array": (lambda r: (r / "features" / f"{NAME}.npy").write_text("<html>"), r"not a \.npy"),
     "no features, no video": (lambda r: (r / "features" / f"{NAME}.npy").unlink(), f"neither.*1 videos: {NAME}"),
+    "a video shorter than its labels": (
+        lambda r: (
+            (r / "features" / "rgb-01-1.npy").unlink(),
+            write_video(r / "videos" / "rgb-01-1.avi", [np.zeros((32, 32, 3), np.uint8)] * (FRAMES - 1), fps=8),
+        ),
+        "fewer frames than labels, and no features: rgb-01-1",
+    ),
     "no video": (lambda r: (r / "videos" / "rgb-01-1.avi").write_text("<html>"), "not a readable video"),
 }
 ODD = {
@@ -371,6 +379,15 @@ def lie(path, count):
 def test_a_header_that_lies_is_odd(root, decode):
     lie(root / "videos/rgb-01-1.avi", 99)
     assert said(check(root, decode), "odd") == ["odd      header says 99 frames, the index 23: rgb-01-1"]
+
+
+def test_a_video_without_a_frame_is_unusable(root):
+    with av.open(str(root / "videos/rgb-01-1.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        container.start_encoding()
+    for decode in (True, False):
+        assert any("not one frame" in line for line in said(check(root, decode), "unusable"))
 
 
 def test_no_decode_opens_no_decoder(root, monkeypatch):

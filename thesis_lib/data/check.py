@@ -80,6 +80,9 @@ def _check_salads(findings: Findings, decode: bool) -> None:
         why = "neither features nor video" if features or frames else "labels alone, nothing to train on: neither"
         findings.add("unusable", "features/", f"{why} for {len(without)} videos", without)
         findings.downloads += [MS_TCN, DUNDEE]
+    short = [name for name in wanted - features if frames.get(name, np.inf) < lengths.get(name, 0)]
+    if short and not to_make:
+        findings.add("unusable", "videos/", "fewer frames than labels, and no features", sorted(short))
     if not to_make:
         _check_raw(findings, raw, labels, frames)
     for part, pattern in {"depth": "depth", "accelerometers": "accel"}.items():
@@ -292,7 +295,8 @@ def _look(path: Path, decode: bool) -> dict | str:
     """Counts of a video, or what is wrong with it."""
     try:
         if not decode:
-            return {"count": video.frame_count(path), "header": video.header_count(path), "missing": ()}
+            found = {"count": video.frame_count(path), "header": video.header_count(path), "missing": ()}
+            return found if found["count"] else "not one frame in it"
         info = video.probe(path)
         return {"count": info.count, "header": info.header_count, "missing": info.missing}
     except ValueError as error:

@@ -198,12 +198,14 @@ def _rate(stream):
 
 def _packets(container, stream) -> Iterator:
     """Packets with something in them: an empty one would tell the decoder that the video ends."""
-    try:
-        for packet in container.demux(stream):
-            if packet.size:
-                yield packet
-    except (av.error.FFmpegError, OSError):
-        return  # the file breaks off here: what came before is good
+    while True:
+        try:
+            yield from (packet for packet in container.demux(stream) if packet.size)
+            return
+        except IndexError:  # PyAV on debris that claims to be of a stream the header does not have: it lies behind now
+            continue
+        except (av.error.FFmpegError, OSError):
+            return  # the file breaks off here: what came before is good
 
 
 def _number_packets(path: str | Path, container, stream) -> tuple[Callable, int]:
