@@ -26,8 +26,7 @@ from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
 from thesis_lib.models.videomae import VideoMAE
 
 WRAPPERS = ("model_state", "state_dict", "model", "module")  # pytorchvideo; MIL-NCE, Lightning; fairseq; VideoMAE
-PREFIXES = ("module.", "mmmodel.", "encoder.", "backbone.", "visual_encoder.", "model.")
-# of DataParallel; fairseq's MMPT; VideoMAE, fine-tuned, twice; the TimeSformer in ALPRO, twice
+PREFIXES = ("module.", "mmmodel.")  # DataParallel; fairseq's MMPT
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ class Kind:
     sizes: Callable[[dict], dict]  # tensors by name -> the constructor arguments that their shapes tell
     example: Callable[[nn.Module], torch.Tensor]  # the output for a small input
     dropped: str = r"(?!)"  # names left out on purpose; a regular expression, this one matches nothing
+    prefixes: tuple[str, ...] = ()  # that all names of some files have, besides PREFIXES
     optional: str = r"num_batches_tracked$"  # names that may be missing: early versions of torch saved none
 
 
@@ -75,7 +75,7 @@ def load_official(kind: str, path: str | Path, *, trust: bool = False, **constru
         raise ValueError(f"{kind} has no argument '{unknown[0]}': expected one of {', '.join(known)}")
 
     content = read_checkpoint(Path(path), trust)
-    tensors, others, found_as = _unwrap(Path(path), content)
+    tensors, others, found_as = _unwrap(Path(path), content, PREFIXES + entry.prefixes)
     if not _has(tensors, entry.signature):
         raise ValueError(f"{path}: not {kind}: {found_as}: looks like {_looks_like(tensors)}")
     try:
@@ -205,7 +205,7 @@ def _globals(path):
     return [name for name in names if not name.startswith(("torch.", "collections."))]
 
 
-def _unwrap(path, content):
+def _unwrap(path, content, prefixes):
     """(tensors by name without prefix, names of what is no tensor, a description for error messages)."""
     wrapper = None
     if isinstance(content, dict) and not any(isinstance(value, torch.Tensor) for value in content.values()):
@@ -217,7 +217,7 @@ def _unwrap(path, content):
         raise ValueError(f"{path}: not a model's weights: holds one {type(content).__name__}")
     content = {str(name): value for name, value in content.items()}
     prefix = ""
-    while taken := next((p for p in PREFIXES if content and all(name.startswith(p) for name in content)), None):
+    while taken := next((p for p in prefixes if content and all(name.startswith(p) for name in content)), None):
         content = {name.removeprefix(taken): value for name, value in content.items()}
         prefix += taken
     tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
@@ -470,6 +470,7 @@ KINDS = {
         accepts=VideoMAE,
         signature=(r"(encoder\.)?patch_embed\.proj\.weight", r"(encoder\.)?blocks\.0\.attn\.q_bias"),
         sizes=_videomae_sizes,
+        prefixes=("encoder.", "backbone."),  # of fine-tuned files; those of pretraining have a decoder too
         example=lambda model: model(torch.randn(1, 3, 2 * model.tubelet, 2 * model.patch, 2 * model.patch)),
     ),
     "alpro": Kind(
@@ -487,6 +488,7 @@ KINDS = {
         accepts=TimeSformer,
         signature=("blocks.0.temporal_fc.weight", "time_embed"),
         sizes=_timesformer_sizes,
+        prefixes=("visual_encoder.", "model."),  # in ALPRO's files
         example=lambda model: model.encode_video_tokens(torch.randn(1, model.patch_embed.proj.in_channels, 4, 64, 64)),
     ),
     "svitt": Kind(
