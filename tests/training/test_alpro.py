@@ -14,10 +14,11 @@ from thesis_lib.data.video import write_video
 from thesis_lib.losses import IGNORED
 from thesis_lib.models.alpro import Alpro, AlproConfig
 from thesis_lib.training import alpro, loop
-from thesis_lib.training.entities import random_region
+from thesis_lib.training.entities import TEMPLATES, random_region
 
 GOLDEN = Path(__file__).parents[1] / "golden/alpro"
 THINGS = ("tomato", "cheese", "lettuce", "cucumber")
+PHRASES = ("{}", "now the {}", "take a {}", "this {} is one of my very good", "and you have a {} here")
 SECONDS, SIDE, PATCH = 2, 24, 6
 SMALL = dict(num_steps=10, prompter_steps=100, batch_size=32, lr=1e-3, warmup=10, frames=2, seconds=0.5, size=SIDE)
 SMALL |= dict(patch_size=PATCH, hidden_size=32, num_attention_heads=2, video_layers=1, text_layers=1, fusion_layers=1)
@@ -35,9 +36,10 @@ def write_corpus(root, num_videos=12):
         frames = [frame for thing in order for frame in kitchen.act("cut", thing, SECONDS * FPS)]
         write_video(root / f"videos/v{number:02d}.avi", frames, FPS)
         starts = [SECONDS * k + 0.75 for k in range(4)]
-        said[f"v{number:02d}"] = {"start": starts, "end": [t + 0.5 for t in starts], "text": list(map(str, order))}
+        texts = [str(rng.choice(PHRASES)).format(thing) for thing in order]
+        said[f"v{number:02d}"] = {"start": starts, "end": [t + 0.5 for t in starts], "text": texts}
     (root / "raw_caption.json").write_text(json.dumps(said))
-    write_vocab(root / "vocab.txt", THINGS)
+    write_vocab(root / "vocab.txt", [*THINGS, *PHRASES, *TEMPLATES])
 
 
 @pytest.fixture(scope="module")
