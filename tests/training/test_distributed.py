@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.training import team, test_s3d, test_videoclip
+from tests.training import team, test_alpro, test_s3d, test_videoclip
 from thesis_lib.losses import mil_nce_loss
 from thesis_lib.training import s3d, videoclip
 
@@ -90,3 +90,22 @@ def test_s3d_learns_on_two_processes(tmp_path):
     np.testing.assert_allclose(*losses, rtol=0.05)
     with pytest.raises(AssertionError, match="batch_size=15 cannot be shared by 2 processes"):
         torchrun(2, "train", tmp_path, "s3d", json.dumps(settings | dict(batch_size=15)))
+
+
+def test_alpro_on_processes_contrasts_the_whole_batch(tmp_path):
+    """The other losses are means over what a process holds, in the official code too."""
+    howto = tmp_path / "howto"
+    test_alpro.write_corpus(howto, num_videos=3)
+    settings = test_alpro.TINY | dict(losses=["vtc"], start="random", batch_size=6)
+    settings |= dict(howto=str(howto), vocab=str(howto / "vocab.txt"))
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for folder, run in zip(runs, (lambda _, program, *rest: getattr(team, program)(*rest), torchrun), strict=True):
+        folder.mkdir()
+        run(2, "train", folder, "alpro", json.dumps(settings))
+    one, two = (torch.load(folder / "weights.pt", weights_only=True) for folder in runs)
+    for name, weight in one.items():
+        torch.testing.assert_close(
+            two[name], weight, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    history = [pd.read_csv(folder / "history.csv")["loss"] for folder in runs]
+    assert np.allclose(*history, rtol=1e-5)
