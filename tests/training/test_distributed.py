@@ -104,8 +104,7 @@ def test_alpro_on_processes_contrasts_the_whole_batch(tmp_path):
         run(2, "train", folder, "alpro", json.dumps(settings))
     one, two = (torch.load(folder / "weights.pt", weights_only=True) for folder in runs)
     for name, weight in one.items():
-        torch.testing.assert_close(
-            two[name], weight, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        # Adam moves a weight by about the learning rate whatever its gradient is; 2e-4 is a tenth of one step.
+        torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=2e-4, msg=name)
     history = [pd.read_csv(folder / "history.csv")["loss"] for folder in runs]
     assert np.allclose(*history, rtol=1e-5)
