@@ -14,12 +14,13 @@ from thesis_lib.data.video import write_video
 from thesis_lib.losses import IGNORED
 from thesis_lib.models.alpro import Alpro, AlproConfig
 from thesis_lib.training import alpro, loop
-from thesis_lib.training.entities import random_region
+from thesis_lib.training.entities import TEMPLATES, random_region
 
 GOLDEN = Path(__file__).parents[1] / "golden/alpro"
 THINGS = ("tomato", "cheese", "lettuce", "cucumber")
+PHRASES = ("{}", "now the {}", "take a {}", "this {} is one of my very good", "and you have a {} here")
 SECONDS, SIDE, PATCH = 2, 24, 6
-SMALL = dict(num_steps=10, prompter_steps=100, batch_size=32, lr=1e-3, warmup=10, frames=2, seconds=0.5, size=SIDE)
+SMALL = dict(num_steps=10, prompter_steps=120, batch_size=32, lr=2e-3, warmup=10, frames=2, seconds=0.5, size=SIDE)
 SMALL |= dict(patch_size=PATCH, hidden_size=32, num_attention_heads=2, video_layers=1, text_layers=1, fusion_layers=1)
 SMALL |= dict(embed_dim=16, num_entities=4, dropout=0.0, drop_path=0.0, start="prompter", device="cpu")
 SMALL |= dict(prompter_boxes=True)
@@ -35,9 +36,10 @@ def write_corpus(root, num_videos=12):
         frames = [frame for thing in order for frame in kitchen.act("cut", thing, SECONDS * FPS)]
         write_video(root / f"videos/v{number:02d}.avi", frames, FPS)
         starts = [SECONDS * k + 0.75 for k in range(4)]
-        said[f"v{number:02d}"] = {"start": starts, "end": [t + 0.5 for t in starts], "text": list(map(str, order))}
+        texts = [str(rng.choice(PHRASES)).format(thing) for thing in order]
+        said[f"v{number:02d}"] = {"start": starts, "end": [t + 0.5 for t in starts], "text": texts}
     (root / "raw_caption.json").write_text(json.dumps(said))
-    write_vocab(root / "vocab.txt", THINGS)
+    write_vocab(root / "vocab.txt", [*THINGS, *PHRASES, *TEMPLATES])
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +312,7 @@ def test_bad_settings_are_refused(howto, tiny, tmp_path):
 
 def test_the_encoder(howto, tiny, tmp_path):
     encoder = alpro.load(tiny, howto / "vocab.txt")
-    assert (encoder.frames, encoder.seconds, encoder.size, encoder.dim, encoder.has_text) == (2, 0.5, SIDE, 16, True)
+    assert (encoder.frames, encoder.seconds, encoder.size, encoder.dim, encoder.has_text) == (2, 0.5, SIDE, 32, True)
     assert not encoder.training
     clips, _ = new_clips(3)
     with torch.no_grad():
@@ -318,12 +320,13 @@ def test_the_encoder(howto, tiny, tmp_path):
     assert vectors.shape == (3, 16) and texts.shape == (2, 16)
     assert torch.allclose(torch.cat([vectors, texts]).norm(dim=1), torch.ones(5))
     features = encoder.features(clips)
-    assert features.shape == (3, 16) and torch.equal(features, encoder.features(clips))
+    assert features.shape == (3, 32) and torch.equal(features, encoder.features(clips))
     features.sum().backward()
     assert encoder.model.visual_encoder.model.patch_embed.proj.weight.grad.abs().max() > 0
     mean, std = (torch.tensor(x)[:, None, None, None] for x in (alpro.MEAN, alpro.STD))
     with torch.no_grad():
-        assert torch.allclose(encoder.model.encode_video_tokens((clips - mean) / std).mean(1), features, atol=1e-6)
+        tokens = encoder.model.encode_video_tokens((clips - mean) / std)
+    assert torch.allclose(torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], dim=1), features, atol=1e-6)
     write_vocab(tmp_path / "vocab.txt", ["more", "words"])
     with pytest.raises(ValueError, match=r"a vocabulary of \d+ pieces for an ALPRO of \d+"):
         alpro.load(tiny, tmp_path / "vocab.txt")
@@ -335,6 +338,6 @@ def test_a_released_file_becomes_an_encoder(howto, tmp_path):
     config = AlproConfig(**sizes, intermediate_size=8, vocab_size=len(Vocabulary(howto / "vocab.txt")), embed_dim=8)
     torch.save(Alpro(config).state_dict(), tmp_path / "alpro.pt")
     encoder = alpro.load(tmp_path / "alpro.pt", howto / "vocab.txt")
-    assert (encoder.frames, encoder.seconds, encoder.size, encoder.dim) == (2, 8.0, 16, 768)
+    assert (encoder.frames, encoder.seconds, encoder.size, encoder.dim) == (2, 8.0, 16, 1536)
     with torch.no_grad():
         assert encoder.embed(torch.rand(1, 3, 2, 16, 16)).shape == encoder.embed_texts(["oil"]).shape == (1, 8)

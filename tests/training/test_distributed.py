@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.training import team, test_s3d, test_videoclip, test_videomae
+from tests.training import team, test_alpro, test_s3d, test_videoclip, test_videomae
 from thesis_lib.losses import mil_nce_loss
 from thesis_lib.training import s3d, videoclip, videomae
 
@@ -105,3 +105,21 @@ def test_videomae_on_two_processes_is_videomae_on_one(tmp_path):
     one, two = (videomae.load(folder).state_dict() for folder in (alone, together))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_alpro_on_processes_contrasts_the_whole_batch(tmp_path):
+    """The other losses are means over what a process holds, in the official code too."""
+    howto = tmp_path / "howto"
+    test_alpro.write_corpus(howto, num_videos=3)
+    settings = test_alpro.TINY | dict(losses=["vtc"], start="random", batch_size=6)
+    settings |= dict(howto=str(howto), vocab=str(howto / "vocab.txt"))
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for folder, run in zip(runs, (lambda _, program, *rest: getattr(team, program)(*rest), torchrun), strict=True):
+        folder.mkdir()
+        run(2, "train", folder, "alpro", json.dumps(settings))
+    one, two = (torch.load(folder / "weights.pt", weights_only=True) for folder in runs)
+    for name, weight in one.items():
+        # Adam moves a weight by about the learning rate whatever its gradient is; 2e-4 is a tenth of one step.
+        torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=2e-4, msg=name)
+    history = [pd.read_csv(folder / "history.csv")["loss"] for folder in runs]
+    assert np.allclose(*history, rtol=1e-5)

@@ -299,11 +299,12 @@ class Encoder(nn.Module):
         if len(vocabulary) != model.config.vocab_size:
             raise ValueError(f"a vocabulary of {len(vocabulary)} pieces for an ALPRO of {model.config.vocab_size}")
         self.model, self.vocabulary = model, vocabulary
-        self.frames, self.seconds, self.size, self.dim = frames, seconds, size, model.config.hidden_size
+        self.frames, self.seconds, self.size, self.dim = frames, seconds, size, 2 * model.config.hidden_size
 
     def features(self, clips: torch.Tensor) -> torch.Tensor:
-        """clips [B, 3, T, S, S] RGB in 0..1 -> [B, dim], the mean of the tokens."""
-        return self.model.encode_video_tokens(normalise(clips)).mean(dim=1)
+        """clips [B, 3, T, S, S] RGB in 0..1 -> [B, dim]: the class token, then the mean of the patches."""
+        tokens = self.model.encode_video_tokens(normalise(clips))
+        return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
 
     def embed(self, clips: torch.Tensor) -> torch.Tensor:
         """clips [B, 3, T, S, S] RGB in 0..1 -> [B, E] of unit length."""

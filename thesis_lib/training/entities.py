@@ -20,7 +20,7 @@ TEMPLATES = tuple(
 ONE_TEMPLATE = ("A video of a {}.",)
 STOP_WORDS = frozenset(
     "about after all and any are back but can for from get give going good has have here his how into its just keep "
-    "know let like look looks make more not now off onto our out over really see she some take than thank that the "
+    "know let like look looks make more not now off one onto our out over really see she some take than thank that the "
     "them then there these they think this too very want was well what when will with you your".split()
 )
 SHARE, RATIO = (0.3, 0.5), (0.3, 1 / 0.3)  # of a box: its share of the frame, its height over its width
