@@ -104,7 +104,7 @@ def test_too_little_is_said(tasks):
 
 
 def test_svitt_learns_the_order_that_it_cannot_see_right_after_inflation():
-    """A task of order alone: by chance before, solved after, by chance again on shuffled frames; looks need no order."""
+    """A task of order alone: by chance before, solved after, by chance again when shuffled; looks need no order."""
     clips, labels = order_tasks(np.random.default_rng(0), 256, frames=2, size=8)
     test, truth = order_tasks(np.random.default_rng(1), 200, frames=2, size=8)
     torch.manual_seed(0)
