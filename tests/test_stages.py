@@ -18,17 +18,17 @@ def keys(tmp_path_factory):
 
     Nothing is computed. A key is a folder, named after what was asked for, so what lies upstream enters it as in runs.
     """
-    runs, real, known, calls = tmp_path_factory.mktemp("runs"), params.load, {}, []
+    folder, real, known, calls = tmp_path_factory.mktemp("runs"), params.load, {}, []
 
     def cached(function, *, profile, also=(), **inputs):
         asked = f"{function.__module__}.{function.__name__} " + json.dumps(inputs, sort_keys=True, default=str)
-        folder = runs / str(known.setdefault(asked, len(known)))
-        if function.__name__ == "draw" and not folder.exists():  # what stages read of the corpus themselves
-            (folder / "50salads/splits").mkdir(parents=True)
+        made = folder / str(known.setdefault(asked, len(known)))
+        if function.__name__ == "draw" and not made.exists():  # what stages read of the corpus themselves
+            (made / "50salads/splits").mkdir(parents=True)
             for split in range(1, 6):
-                (folder / f"50salads/splits/train.split{split}.bundle").write_text("rgb-01-1.txt\nrgb-02-1.txt\n")
-        calls.append(folder)
-        return folder
+                (made / f"50salads/splits/train.split{split}.bundle").write_text("rgb-01-1.txt\nrgb-02-1.txt\n")
+        calls.append(made)
+        return made
 
     @functools.cache
     def run(notebook="", **changes):

@@ -136,7 +136,7 @@ def draw_kept(clip, left: np.ndarray, titles: Sequence[str] | None = None) -> Fi
 
 @styled
 def draw_edges(matrix: np.ndarray, patches: int | None = None) -> Figure:
-    """`edge_matrix` as a picture, or {title: matrix} side by side; patches: of a frame, where lines part frames."""
+    """`edge_matrix` as a picture, or {title: matrix} side by side; patches: of a frame, for lines between frames."""
     matrices = matrix if isinstance(matrix, Mapping) else {"": matrix}
     width = TEXT_WIDTH / 2 if len(matrices) == 1 else TEXT_WIDTH
     figure, axes = panels(1, len(matrices), width=width, height=width / len(matrices) + 0.5)

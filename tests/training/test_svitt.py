@@ -339,3 +339,18 @@ def test_scene_clips_are_pairs_of_one_video(corpus):
     assert [scenes.rows[scenes.first[name]] for name in clips.names] == [(name, 0) for name in clips.names]
     odd, _ = scenes.draw(np.random.default_rng(3), 7)
     assert len(odd) == 7
+
+
+def test_projections_begin_centred_and_even(small, corpus):
+    _, vocabulary = small
+    torch.manual_seed(1)
+    model = SViTT(SViTTConfig(2, 16, 8, 16, 2, 32, 2, 1.0, 0.0, None, keep_rate=1.0, vocab_size=len(vocabulary),
+                              text_layers=2, fusion_layer=1, embed_dim=6, dropout=0.0))  # fmt: skip
+    clips, texts = NarratedClips(corpus["howto"], frames=2, seconds=2.0, size=SIDE).draw(np.random.default_rng(0), 64)
+    ids, mask = map(torch.from_numpy, vocabulary.encode(texts))
+    svitt.whiten(model, clips, ids, mask, noise=0.0)
+    pooled = model.encode_video(svitt.normalised(clips.transpose(1, 2).float() / 255))[1]
+    projected = model.vision_proj(pooled).double()
+    assert projected.shape == (64, 6) and projected.mean(dim=0).abs().max() < 1e-3
+    torch.testing.assert_close(projected.T @ projected / 64, torch.eye(6).double(), rtol=0, atol=1e-2)
+    assert model.text_proj(model.encode_text(ids, mask)[:, 0]).mean(dim=0).abs().max() < 1e-3

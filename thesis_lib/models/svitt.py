@@ -328,7 +328,8 @@ def expand(weights: dict, frames: int, new_frames: int, mode: str = "nearest-exa
 def _initialise(width: int):
     """BERT's and BEiT's initialisation: biases 0, weights normal with standard deviation 0.02 at their width of 768.
 
-    Narrower models get larger weights, so that signals pass as they do there.
+    Narrower models get larger weights, so that signals pass as they do there. Position biases are drawn too: of zeros,
+    as BEiT begins, attention is blind to places until they have grown, which a short training does not see.
     """
 
     def initialise(module):
@@ -336,5 +337,7 @@ def _initialise(width: int):
             nn.init.normal_(module.weight, std=0.02 * (768 / width) ** 0.5)
         if isinstance(module, (nn.Linear, nn.Conv2d)) and module.bias is not None:
             nn.init.zeros_(module.bias)
+        if isinstance(module, RelativePositionBias):
+            nn.init.normal_(module.relative_position_bias_table)
 
     return initialise

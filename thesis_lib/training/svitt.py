@@ -180,6 +180,10 @@ def train(
         model = SViTT(config).to(device)
         if weights is not None:
             model.load_state_dict(expand(weights, trained_frames, frames))
+        else:
+            clips, texts = draw(np.random.default_rng(seed), max(64, batch_size))
+            ids, mask = (torch.from_numpy(values).to(device) for values in vocabulary.encode(texts, MAX_WORDS))
+            whiten(model, clips[:, even(most, frames)].to(device), ids, mask)
 
         def batches(epoch: int, num_steps=num_steps) -> list[tuple[int, int, int]]:
             return [(*step, part) for step in numbered(epoch, num_steps) for part in range(share)]
@@ -278,6 +282,23 @@ class SceneClips:
     def _middle(self, name: str, number: int) -> float:
         said = self.corpus.said[name]
         return (said.starts[number] + said.ends[number]) / 2
+
+
+def whiten(model: SViTT, clips, ids, mask, noise: float = 0.1) -> None:
+    """Sets both projections of a fresh model so that the vectors of these pairs are centred and even.
+
+    Untrained vectors are nearly the same for all clips, and contrast would take long to find where they differ.
+    clips [B, T, 3, H, W] uint8; noise: share of the mean variance that is added to each direction.
+    """
+    with torch.no_grad():
+        pooled = model.encode_video(normalised(clips.transpose(1, 2).float() / 255))[1]
+        for vectors, layer in ((pooled, model.vision_proj), (model.encode_text(ids, mask)[:, 0], model.text_proj)):
+            centred = (vectors - vectors.mean(dim=0)).double()
+            variance, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+            largest = torch.arange(len(variance)).flip(0)[: len(layer.weight)].to(axes.device)
+            scales = (variance[largest] + noise * variance.mean()).rsqrt()
+            layer.weight[: len(largest)] = (axes[:, largest] * scales).T.to(layer.weight.dtype)
+            layer.bias[:] = -layer.weight @ vectors.mean(dim=0)
 
 
 # -- losses ------------------------------------------------------------------------------------------------------------
