@@ -6,7 +6,9 @@
 
 Stages are listed by `thesis_lib.graph.jobs`. They keep results under runs/ by their inputs and code, so that a rule
 that runs again for an edited comment only looks, and computes nothing. Resources are what SLURM is asked for; `--gpus`
-makes a limit of them on this machine.
+makes a limit of them on this machine. Jobs that differ in a last number (i3d_features_0, i3d_features_1) fill one folder
+together, each on another GPU; `thesis stage i3d_features_1 --profile 50salads` joins them from any machine that sees the
+same runs/.
 """
 
 import sys

@@ -9,6 +9,7 @@ from thesis_lib import closeups
 from thesis_lib.data.howto100m import Captions
 from thesis_lib.data.video import write_video
 from thesis_lib.extraction import PADDINGS, i3d_features
+from thesis_lib.models.s3d import S3D
 from thesis_lib.training import i3d
 from thesis_lib.training.predictions import save_predictions
 
@@ -46,6 +47,16 @@ def test_swapped_colors_are_those_of_extraction(film):
     rgb = closeups.swapped_colors(Means(), film, 7, 32, step=5, mean=0.5, std=0.5)[1]
     expected = i3d_features(Means(), film, window=7, size=32, mean=0.5, std=0.5)[:, places]
     assert np.allclose(rgb, expected.T, atol=1e-5)
+
+
+def test_seconds_of_either_output_end_up_beside_the_texts():
+    torch.manual_seed(0)
+    model = S3D(channels_div=16, embed_dim=12, vocab_size=9).eval()
+    clips = torch.rand(2, 3, 8, 16, 16)
+    with torch.inference_mode():
+        mixed, embedded = model.mixed_5c(clips).numpy(), model.encode_video(clips).numpy()
+    assert np.allclose(closeups.beside_texts(model, mixed), embedded, rtol=1e-4, atol=1e-6)
+    assert closeups.beside_texts(model, embedded) is embedded
 
 
 def test_cosines_of_swap_sort_pairs_by_class():

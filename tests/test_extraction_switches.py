@@ -1,4 +1,4 @@
-"""The table of switches: every other value once, differences of a known size, what cannot run is not run."""
+"""Switches of extraction: every other value once, differences of a known size, what cannot run is not run."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_differences_are_of_the_vectors_that_changed():
     assert extraction_switches.difference(before, before) == {"changed": 0, "cosine": 1.0, "relative": 0}
     found = extraction_switches.difference(before, after)
     assert found["changed"] == 0.25 and found["cosine"] == 0
-    assert found["relative"] == pytest.approx(np.sqrt(8) / np.sqrt(25 + 4 + 1 + 1))
+    assert found["relative"] == pytest.approx(np.sqrt(2)), "of the one vector that changed"
 
 
 def test_a_row_a_value_over_all_videos_and_nan_where_it_cannot_run():

@@ -58,6 +58,19 @@ def test_a_folder_is_filled_once_and_resumed(tmp_path, videos):
     assert calls == ["z", "b"] and any("left out, " in line for line in lines)
 
 
+def test_a_folder_of_nothing_is_an_error(tmp_path, videos):
+    """A setting that no video can be read with must not end as an empty folder."""
+
+    def refusing(path, checkpoint):
+        checkpoint.offer(4, lambda: {})
+        raise ValueError("needs 8 frames")
+
+    given = dict(extractor=refusing, videos=videos, skip_unreadable=True, save_every=0, log=lambda line: None)
+    with pytest.raises(ValueError, match=r"6 of 6 videos cannot be read: a\.avi, .*\(needs 8 frames\)"):
+        feature_folder.extract_folder(tmp_path / "features", **given)
+    assert files(tmp_path / "features") == []
+
+
 def test_a_line_a_video_with_pace_and_time_left(tmp_path, videos):
     lines = filled(tmp_path / "features", videos)
     assert len(lines) == 6 and lines[0].startswith("features 1/6 a [5, 20]: ")

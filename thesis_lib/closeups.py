@@ -230,6 +230,17 @@ def text_vectors(model: nn.Module, words: S3DWords, texts: Sequence[str]) -> np.
     return model.encode_text(torch.from_numpy(words.encode(texts))).numpy()
 
 
+@torch.inference_mode()
+def beside_texts(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
+    """Vectors [N, D] of S3D in the space of its texts: mixed_5c goes through the last layer, others are there already.
+
+    Of mixed_5c of unit length the directions are only nearly right: the layer has a bias.
+    """
+    if vectors.shape[1] == model.fc.out_features:
+        return vectors
+    return model.project(torch.from_numpy(np.ascontiguousarray(vectors))).numpy()
+
+
 def agreement(vectors: np.ndarray, labels: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """[classes present] cosine between each class's mean vector and its text, both less the mean over these classes."""
     present = np.unique(labels)
@@ -239,10 +250,15 @@ def agreement(vectors: np.ndarray, labels: np.ndarray, texts: np.ndarray) -> np.
     return (video * text).sum(1) / np.maximum(norms, 1e-12)
 
 
-def single_seconds(features: Path, root: Path, split: int, fps: float, classes: np.ndarray) -> tuple[list, list, list]:
-    """(names, predictions [S], targets [S]) of the test videos: each second gets the class of the largest product."""
+def single_seconds(
+    features: Path, root: Path, split: int, fps: float, classes: np.ndarray, model: nn.Module
+) -> tuple[list, list, list]:
+    """(names, predictions [S], targets [S]) of the test videos: each second gets the class of the largest product.
+
+    model: S3D, see `beside_texts`.
+    """
     videos = read_videos(features, root, split, "test", fps)
-    predictions = [(video.features.numpy() @ classes.T).argmax(1) for video in videos]
+    predictions = [(beside_texts(model, video.features.numpy()) @ classes.T).argmax(1) for video in videos]
     return [video.name for video in videos], predictions, [video.labels.numpy() for video in videos]
 
 

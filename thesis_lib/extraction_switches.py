@@ -27,17 +27,17 @@ def alternatives(settings: Mapping, smaller: float = 224 / 256) -> list[tuple[st
 def difference(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """How far features [D, T] of the same frames are apart.
 
-    changed: share of vectors that are not the same · cosine: the median of these, to what they were · relative: norm
-    of all differences over the norm of all vectors.
+    changed: share of vectors that are not the same; of these, medians: cosine to what they were · relative: length of
+    the difference over the length that they had.
     """
     changed = (before != after).any(axis=0)
-    norms = np.linalg.norm(before, axis=0) * np.linalg.norm(after, axis=0)
-    cosines = (before * after).sum(0) / np.maximum(norms, 1e-12)
-    return {
-        "changed": changed.mean(),
-        "cosine": np.median(cosines[changed]) if changed.any() else 1.0,
-        "relative": np.linalg.norm(after - before) / np.linalg.norm(before),
-    }
+    if not changed.any():
+        return {"changed": 0.0, "cosine": 1.0, "relative": 0.0}
+    one, other = before[:, changed], after[:, changed]
+    lengths = np.maximum(np.linalg.norm(one, axis=0), 1e-12)
+    cosines = (one * other).sum(0) / (lengths * np.maximum(np.linalg.norm(other, axis=0), 1e-12))
+    relative = np.linalg.norm(other - one, axis=0) / lengths
+    return {"changed": changed.mean(), "cosine": np.median(cosines), "relative": np.median(relative)}
 
 
 def measure(extractor: Callable[..., Callable], videos: list[Path], settings: Mapping) -> pd.DataFrame:

@@ -61,6 +61,7 @@ def extract_folder(
             vectors = extractor(video, checkpoint)
         except ValueError as error:
             unreadable.append((video, error))
+            checkpoint.remove()
             lines.left_out(video, error)
             return
         atomic_save(features, lambda file: np.save(file, vectors))
@@ -142,12 +143,13 @@ class _Lines:
         self.log, self.count, self.begin = log, count, time.perf_counter()
         self.numbers = {video: number for number, video in enumerate(todo, count - len(todo) + 1)}
         self.waiting = {video: video.stat().st_size if video.is_file() else 0 for video in todo}
-        self.bytes = sum(self.waiting.values())
+        self.bytes = self.left = sum(self.waiting.values())
         if len(todo) < count:
             log(f"features: {count - len(todo)} of {count} videos done before")
 
     def reached(self, video: Path) -> None:
-        self.size = self.waiting.pop(video, 0)
+        self.size = self.waiting.pop(video)
+        self.left -= self.size
 
     def within(self, video: Path, frames: int, rate: float) -> None:
         total = max(frame_count(video), frames)
@@ -165,6 +167,6 @@ class _Lines:
         return f"features {self.numbers[video]}/{self.count} {video.stem}"
 
     def _left(self, unfinished: float) -> str:
-        left = sum(self.waiting.values()) + unfinished
+        left = self.left + unfinished
         seconds = (time.perf_counter() - self.begin) / max(self.bytes - left, 1) * left
         return f"{seconds / 60:.1f} min left"
