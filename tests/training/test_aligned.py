@@ -81,6 +81,12 @@ def test_rates_are_found_from_lengths(rate, count, surplus):
     assert aligned.find_rate(lengths, FPS) == rate
 
 
+def test_a_missing_vector_is_said_and_not_explained_by_another_rate(write):
+    with pytest.raises(ValueError, match="a: 2995 feature vectors for 3000 labels"):
+        load(write({"a": (2995, 3000), "b": (3200, 3150)}))
+    assert aligned.find_rate({"a": (2995, 3000), "b": (3200, 3150)}, 29.97) == 29.97
+
+
 def test_half_of_an_odd_rate_is_found():
     assert aligned.find_rate({"a": (7500 // 2, 7500), "b": (9000 // 2, 9000)}, 25) == 12.5
 

@@ -71,15 +71,15 @@ def load_split(
 def find_rate(lengths: Mapping[str, tuple[int, int]], fps: float) -> float:
     """Vectors a second from (vectors, labels) of each video, with `fps` labels a second.
 
-    One a label, where there are as many or up to half as many again: the surplus of I3D's features. Else the whole
-    number, or half of fps, by which vectors and labels last as long in all videos, up to two seconds.
+    One a label where both last as long up to two seconds, or where there is a surplus of up to half as many (I3D's
+    features). Else the whole number, or half of fps, by which they last as long in all videos, up to two seconds.
     """
-    if all(count <= vectors < 1.5 * count for vectors, count in lengths.values()):
-        return fps
 
     def misfit(rate: float) -> float:
         return max(abs(vectors / rate - count / fps) for vectors, count in lengths.values())
 
+    if misfit(fps) <= SLACK or all(count <= vectors < 1.5 * count for vectors, count in lengths.values()):
+        return fps
     best = min([fps / 2, *range(1, int(2 * fps) + 1)], key=misfit)
     if misfit(best) > SLACK:
         name, (vectors, count) = next(iter(lengths.items()))
