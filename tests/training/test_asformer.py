@@ -125,3 +125,13 @@ def test_the_cut_decides_which_vectors_are_seen(salads, tmp_path):
         folder, _ = train(tmp_path, root, cut, cut=cut, num_epochs=1)
         means[cut] = np.load(folder / "scale.npz")["mean"]
     assert not np.allclose(means["back"], means["front"])
+
+
+def test_channel_statistics_joined_video_by_video_are_those_of_all_frames():
+    """Means far apart and far from 0, where squares of sums would lose every digit."""
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(1e6 + 10 * number, 1, (3, length)) for number, length in enumerate((1, 40, 7))]
+    videos = [asformer.salads.Video(str(number), part, np.zeros(0)) for number, part in enumerate(parts)]
+    mean, std = asformer._channel_statistics(videos)
+    np.testing.assert_allclose(mean, np.concatenate(parts, 1).mean(1), rtol=1e-12)
+    np.testing.assert_allclose(std, np.concatenate(parts, 1).std(1), rtol=1e-9)
