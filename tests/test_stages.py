@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from thesis_lib import graph, params, paths, runs, stages
+from thesis_lib import clip_stages, graph, methods, params, paths, runs, stages
 
 PROFILES = ("smoke", "mini")
 jobs_of = functools.cache(graph.jobs)  # of the profiles as they are
@@ -74,8 +74,9 @@ def test_every_need_is_a_job_and_comes_first(profile):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_job_is_a_stage_of_a_notebook_that_exists(profile):
     for name, job in jobs_of(profile).items():
-        assert job["notebook"] == stages.NOTEBOOK[job["stage"]], name
-        assert callable(getattr(stages, job["stage"])), name
+        method, _, function = job["stage"].rpartition(".")
+        notebook = methods.find(method).notebook if method else stages.NOTEBOOK[function]
+        assert job["notebook"] == notebook and callable(getattr(clip_stages if method else stages, function)), name
         json.dumps(job["arguments"])
     assert set(stages.NOTEBOOK.values()) <= set(params.notebooks())
     assert all(callable(getattr(stages, stage)) for stage in stages.NOTEBOOK)
@@ -136,8 +137,25 @@ def test_the_network_of_frames_does_not_touch_that_of_seconds(keys):
     expected |= {name for name in jobs_of("smoke") if name.startswith(("baseline", "cropping"))}
     assert changed(keys, "02_feature_extraction", i3d_lr=0.5) == expected
     s3d = changed(keys, "02_feature_extraction", s3d_lr=0.5)
-    assert s3d == set(jobs_of("smoke")) - expected - {"corpus"}
+    assert s3d == set(jobs_of("smoke")) - expected - of_frames() - {"corpus"}
     assert changed(keys, "02_feature_extraction", s3d_train_fps=5.0) == s3d
+
+
+def of_frames():
+    """The jobs of the systems that read frames."""
+    return {name for name, job in jobs_of("smoke").items() if "." in job["stage"]}
+
+
+@pytest.mark.parametrize(
+    "method", [name for name, one in methods.METHODS.items() if one.notebook in params.notebooks()]
+)
+def test_a_system_that_reads_frames_is_on_its_own(keys, method):
+    found = changed(keys, methods.find(method).notebook, num_steps=99)
+    alike = [name for name, one in methods.METHODS.items() if one.notebook == methods.find(method).notebook]
+    assert {f"{method}_weights", f"{method}_fine_tuning", f"{method}_frozen"} <= found
+    assert found == {name for name in of_frames() if name.startswith(tuple(f"{one}_" for one in alike))} - {
+        f"{one}_clips" for one in alike
+    }
 
 
 def test_another_corpus_is_another_everything(keys):
@@ -147,7 +165,7 @@ def test_another_corpus_is_another_everything(keys):
 def test_baseline_and_cropping_have_parameters_of_their_own(keys):
     jobs = jobs_of("smoke")
     found = changed(keys, "04_baseline", num_epochs=99)
-    assert found == {name for name in jobs if name.startswith("baseline")}
+    assert found == {name for name in jobs if name.startswith("baseline") or name.endswith("_frozen")}
     assert changed(keys, "06_zero_shot", control_steps=99) == {name for name in jobs if name.startswith("control")}
 
 

@@ -63,7 +63,7 @@ def data(tmp_path, monkeypatch):
 
 def run(folder, **arguments):
     folder.mkdir(exist_ok=True)
-    clip_tuning.train(folder, **dict(num_epochs=12, epochs=(3, 12), lr=0.05, warmup=2) | arguments)
+    clip_tuning.train(folder, **dict(num_epochs=12, epochs=(3, 12), lr=0.05, warmup=2, batch_size=8) | arguments)
     return folder
 
 
@@ -95,9 +95,12 @@ def test_the_first_epochs_of_a_longer_run_are_a_shorter_run(data, tmp_path):
 def test_an_epoch_passes_so_many_clips_of_each_video_and_others_the_next_time(data, tmp_path, monkeypatch):
     seen, real = [], clip_tuning.seconds.as_input
     monkeypatch.setattr(clip_tuning.seconds, "as_input", lambda c: seen.append(c.numpy().copy()) or real(c))
-    run(tmp_path / "out", **data | dict(num_epochs=6, epochs=[6], clips_per_video=3))
-    assert [len(clips) for clips in seen] == 6 * 4 * [3] + 2 * [8], "and the test videos whole"
-    assert len({clips.tobytes() for clips in seen[:24]}) > 4 * 3, "not the same three of a video in each epoch"
+    run(tmp_path / "out", **data | dict(num_epochs=6, epochs=[6], clips_per_video=3, batch_size=5))
+    assert [len(clips) for clips in seen] == 6 * [5, 5, 2] + 2 * [8], "and the test videos whole"
+    epochs = [np.concatenate(seen[3 * epoch : 3 * epoch + 3]) for epoch in range(6)]
+    assert len({clip.tobytes() for clip in np.concatenate(epochs)}) > 20, "others in each epoch"
+    videos = {clip.tobytes(): name for name in range(4) for clip in np.load(data["clips"] / f"v{name}.npy")}
+    assert all(sorted(videos[clip.tobytes()] for clip in epoch) == sorted([0, 1, 2, 3] * 3) for epoch in epochs)
 
 
 def test_what_cannot_be_is_said(data, tmp_path, monkeypatch):
