@@ -20,7 +20,15 @@ from thesis_lib.losses import IGNORED, entity_loss, vtc_loss
 from thesis_lib.models.alpro import MEAN, STD, Alpro, AlproConfig, TwoTowers
 from thesis_lib.training import distributed
 from thesis_lib.training.entities import frequent_words, prompt_texts, random_region
-from thesis_lib.training.loop import choose_device, fit, num_epochs_of, numbered, polynomial_decay, seed_everything
+from thesis_lib.training.loop import (
+    STEPS_PER_EPOCH,
+    choose_device,
+    fit,
+    num_epochs_of,
+    numbered,
+    polynomial_decay,
+    seed_everything,
+)
 from thesis_lib.training.narrated_clips import NarratedClips
 
 LOSSES = ("vtc", "vtm", "mlm", "pem")
@@ -72,7 +80,7 @@ def train(
     text_layers, fusion_layers: of the BERT · num_entities: words of the captions that regions are asked about ·
     prompts="one": one template an entity instead of the mean of twelve · num_videos, on_demand, captions: as those of
     NarratedClips · prompter: the folder of one that was trained before; None trains one in folder/prompter, for
-    `prompter_steps` · prompter_boxes: it sees every second clip cut down to a box, or it cannot read one later ·
+    `prompter_steps` · prompter_boxes: in the second half of these it sees every other clip cut down to a box ·
     start="prompter": the model starts from the prompter's encoders. Both stand in for the image model and the BERT that
     the published one starts from, of which there are none at other sizes.
 
@@ -118,10 +126,11 @@ def train(
             return [(*step, part) for step in numbered(epoch, num_steps) for part in range(share)]
 
         def load(item: tuple[int, int, int]) -> tuple[torch.Tensor, ...]:
-            *step, part = item
+            epoch, step, part = item
             numbers = range(part * batch_size // share, (part + 1) * batch_size // share)
-            batch = draw(clips, vocabulary, patch_size, [(seed, stage, *step, number) for number in numbers])
-            if stage == PROMPTER and prompter_boxes:
+            batch = draw(clips, vocabulary, patch_size, [(seed, stage, epoch, step, number) for number in numbers])
+            late = 2 * ((epoch - 1) * STEPS_PER_EPOCH + step) >= num_steps
+            if stage == PROMPTER and prompter_boxes and late:
                 batch[0][::2] = cut_out(batch[0][::2], batch[-1][::2])
             return batch
 
