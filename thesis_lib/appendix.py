@@ -38,10 +38,9 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
         _, predictions, targets = load_predictions(folder)
         row = dict(method=systems.row_name(about.title, systems.FROZEN), split=split, epoch=base.num_epochs)
         protocol.add_scores(report, predictions, targets, protocol=protocol.FRAMES, weights="own", **row)
-    history = pd.read_csv(weights / "history.csv") if weights.is_dir() else None
-    if history is not None:
+    if weights.is_dir():
         parameters = sum(parameter.numel() for parameter in encoder.parameters())
-        clips, took = int(history["clips"].iloc[-1]), probes.seconds_taken(weights)
+        clips, took = clip_stages.clips_seen(weights), probes.seconds_taken(weights)
         systems.keep_costs(report, about.title, parameters=parameters, clips=clips, seconds=took)
     split = tuned.splits[0]
     systems.keep_order(report, about.title, *order_accuracies(p, method, split), split=split)

@@ -5,6 +5,7 @@ and 07 those of zero-shot and fine-tuning.
 """
 
 import inspect
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +34,13 @@ def weights(profile: str, method: str, **changed) -> Path:
     values |= dict(howto=stages.named(stages.howto(p)), vocab=stages.vocabulary(p), name=f"{method} {said}".strip())
     known = inspect.signature(train).parameters
     return runs.cached(train, profile=profile, **{name: values[name] for name in known if name in values})
+
+
+def clips_seen(folder: Path) -> int:
+    """How many clips a pretraining passed, what came before its main training included."""
+    asked = json.loads((Path(folder) / "inputs.json").read_text())["inputs"]
+    steps = asked["num_steps"] + asked.get("prompter_steps", 0)
+    return steps * asked["batch_size"] * asked.get("accumulate", 1)
 
 
 def clips(profile: str, method: str) -> Path:
