@@ -140,7 +140,7 @@ def train(
                 batch = tuple(part.to(device) for part in unseen)
                 return {key: float(value) for key, value in objective(model, batch, losses).items()}
 
-        unseen = load((0, 0, 0))  # epochs count from 1
+        unseen = draw(clips, vocabulary, patch_size, [(seed, stage, 0, 0, number) for number in range(batch_size)])
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
         fit(
