@@ -1,4 +1,4 @@
-# make report [PROFILE=mini] [JOBS=2]   the whole report: reports/mini/report.html and report.pdf
+# make report [PROFILE=mini] [JOBS=2] [OPTIONS=--no-appendices]   the report: reports/mini/report.html and report.pdf
 # make test                             ruff, all tests, the notebooks of the smoke profile
 # make lab                              JupyterLab on the notebooks
 # make clean                            forget every result; the environment stays
@@ -16,7 +16,7 @@ FAIRSEQ = $(shell grep -o 'fairseq==[0-9.]*' pyproject.toml)
 .PHONY: report test lab clean
 
 report: .venv/installed
-	$(BIN)/thesis run --profile $(PROFILE) --jobs $(JOBS)
+	$(BIN)/thesis run --profile $(PROFILE) --jobs $(JOBS) $(OPTIONS)
 
 test: .venv/oracle
 	$(BIN)/ruff check .

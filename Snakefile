@@ -16,7 +16,7 @@ import sys
 from thesis_lib import graph, params, paths, rules
 
 PROFILE = config.get("profile", "mini")
-NOTEBOOKS = params.notebooks()
+NOTEBOOKS = rules.notebooks(bool(config.get("appendices", 1)))
 JOBS = graph.jobs(PROFILE)
 GPUS = f"{sys.executable} -m thesis_lib.gpus"  # how many, then the command that gets them
 THESIS = f"{sys.executable} -m thesis_lib.cli"
@@ -65,7 +65,7 @@ for notebook in NOTEBOOKS:
         input:
             parameters(notebook), SOURCES,
             [f"jobs/{job}.done" for job, about in JOBS.items() if about["notebook"] == notebook],
-            [f"notebooks/{need}.ipynb" for need in rules.needs(notebook)],
+            [f"notebooks/{need}.ipynb" for need in rules.needs(notebook, NOTEBOOKS)],
         output: f"notebooks/{notebook}.ipynb"
         resources: mem_mb=6000, runtime=240, gpu=ON_GPU
         threads: THREADS

@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(run, "run")
     sub.add_argument("notebooks", nargs="*", metavar="NN", help="only these notebooks or stages and what they need")
+    sub.add_argument("--no-appendices", action="store_true", help="leave out the notebooks A1, A2, ...")
     sub.add_argument("--jobs", type=int, default=2, help="processes at once (default: 2)")
     sub.add_argument("--gpus", type=int, help="GPUs of this machine to hand out, to each job its own; others wait")
     sub.add_argument("--threads", type=int, help="CPUs of a process (default: those of this machine over --jobs)")
@@ -94,12 +95,12 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args) -> int:
     """Execute all notebooks, or those given, and build the report; what is up to date is left as it is."""
-    from thesis_lib import gpus, graph, progress
+    from thesis_lib import gpus, graph, progress, rules
 
-    jobs = graph.jobs(args.profile)
+    jobs, every = graph.jobs(args.profile), rules.notebooks(not args.no_appendices)
     staged = [text for text in args.notebooks if text in jobs]
     chosen = [params.find(text) for text in args.notebooks if text not in jobs]
-    for name in {jobs[job]["notebook"] for job in staged} if staged and not chosen else params.notebooks():
+    for name in {jobs[job]["notebook"] for job in staged} if staged and not chosen else {*every, *chosen}:
         params.load(name, args.profile)  # every mistake is found before anything starts
     if args.gpus is not None:
         _enough_gpus(args, jobs)
@@ -110,6 +111,7 @@ def run(args) -> int:
     command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(paths.ROOT / "Snakefile")]
     command += ["--directory", str(folder)]
     command += ["--config", f"profile={args.profile}", f"threads={threads}"]
+    command += [f"appendices={int(not args.no_appendices)}"]
     command += ["--cores", str(args.jobs * threads), "--jobs", str(args.jobs)]
     command += ["--keep-going", "--rerun-incomplete", "--scheduler", "greedy"]
     command += ["--nolock"]  # a killed run leaves Snakemake's lock behind; ours goes with the process
@@ -127,7 +129,7 @@ def run(args) -> int:
         places = ", ".join(paths.short(file) for file in files)
         print(f"{places}  done  {time.time() - start:.0f} s" if changed else f"nothing to do: {places} up to date")
         return 0
-    shown = chosen or ([] if staged else params.notebooks())
+    shown = chosen or ([] if staged else every)
     states = {row.name: row.state for row in progress.rows(args.profile) if row.name in shown}
     print("\n".join(f"{name}  {state}" for name, state in states.items() if state != "done"))
     if "failed" not in states.values():  # then it is the graph itself, and only Snakemake has said why

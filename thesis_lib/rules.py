@@ -12,6 +12,7 @@ NEEDS = {  # besides their stages, notebooks need others: whose results they rea
     "06_zero_shot": ["05_pretraining"],
     "07_fine_tuning": ["04_baseline", "05_pretraining"],
 }
+SUMMARY = "08_summary"  # reads what all others measured
 PAGE = ("report", "chapters", "markup", "rendering")  # make the page alone
 COMMANDS = ("cli", "evaluate", "execute", "gpus", "graph", "progress", "rules")  # no number depends on them
 
@@ -35,8 +36,13 @@ def parameters(notebook: str, profile: str) -> list[Path]:
     return [file for file in files if file.exists()]
 
 
-def needs(notebook: str) -> list[str]:
-    """The notebooks that come before one."""
-    known = params.notebooks()
-    wanted = [name for name in known if name < "08"] if notebook == "08_summary" else NEEDS.get(notebook, [])
+def notebooks(appendices: bool = True) -> list[str]:
+    """The notebooks of a report."""
+    return [name for name in params.notebooks() if appendices or not name.startswith("A")]
+
+
+def needs(notebook: str, known: list[str] | None = None) -> list[str]:
+    """The notebooks that come before one, of those `known`: all unless given."""
+    known = notebooks() if known is None else known
+    wanted = [name for name in known if name != SUMMARY] if notebook == SUMMARY else NEEDS.get(notebook, [])
     return [name for name in wanted if name in known]
