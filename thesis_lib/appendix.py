@@ -7,8 +7,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from thesis_lib import clip_stages, methods, params, probes, protocol, seconds, segmentation, stages, systems
-from thesis_lib.data import salads
+from thesis_lib import adapters, clip_stages, methods, params, probes, protocol, seconds, stages, systems
 from thesis_lib.training import clip_tuning
 from thesis_lib.training.loop import choose_device
 from thesis_lib.training.predictions import load_predictions
@@ -23,9 +22,10 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
     )
     weights, vocab = clip_stages.weights(p.profile, method), stages.vocabulary(p)
     encoder = methods.load(method, weights, vocab)
+    system = adapters.of(SimpleNamespace(**vars(zero) | {"method": method}))
     if encoder.has_text:
         for split in zero.splits:
-            videos, predictions, targets, _ = zero_shot(p, method, split, zero.prompts)
+            videos, predictions, targets, _ = system.predict("reference", split)
             row = dict(method=systems.row_name(about.title, systems.ZERO), split=split, epoch=None)
             protocol.add_both_grids(report, videos, predictions, targets, **row, **rows)
     stated = list(enumerate(zip((systems.FEW, systems.MANY), sorted(set(tuned.epochs)), strict=False)))
@@ -44,21 +44,6 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
         systems.keep_costs(report, about.title, parameters=parameters, clips=clips, seconds=took)
     split = tuned.splits[0]
     systems.keep_order(report, about.title, *order_accuracies(p, method, split), split=split)
-
-
-@torch.inference_mode()
-def zero_shot(p: SimpleNamespace, method: str, split: int, prompts: str = "readable"):
-    """(names, predictions [S], targets [S], scores [S, C]) of the test videos of a split, a second at a time.
-
-    Each second gets the class whose text is nearest to its clip; nothing but the clip is seen.
-    """
-    root, vocab = stages.salads(p), stages.vocabulary(p)
-    encoder = methods.load(method, clip_stages.weights(p.profile, method), vocab)
-    classes = encoder.embed_texts(segmentation.prompts(salads.class_names(root), prompts)).numpy()
-    folder = clip_stages.vectors(p.profile, method, "embed")
-    videos = clip_tuning.read_videos(clip_stages.clips(p.profile, method), root, split, "test", stages.fps(p))
-    scores = [np.load(folder / f"{v.name}.npy").T[: len(v.labels)] @ classes.T for v in videos]
-    return [v.name for v in videos], [s.argmax(1) for s in scores], [v.labels for v in videos], scores
 
 
 def salad_clips(p: SimpleNamespace, method: str, count: int = 2) -> list[np.ndarray]:

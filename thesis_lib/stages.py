@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from thesis_lib import params, paths
 from thesis_lib.data.salads import read_bundle
 from thesis_lib.data.salads import splits as salad_splits
+from thesis_lib.methods import VIDEOCLIP
 from thesis_lib.runs import cached
 
 NOTEBOOK = {  # stage -> the notebook whose parameters it takes
@@ -301,6 +302,15 @@ def pretraining(p: SimpleNamespace, recipe: str) -> Path:
     return videoclip_weights(p, name=f"videoclip {recipe}", **recipes[recipe])
 
 
+def weights(p: SimpleNamespace, name: str) -> Path:
+    """The weights "reference" or "own" of the system that the parameter `method` of notebook 05 names."""
+    if p.method == VIDEOCLIP:
+        return pretraining(p, name)
+    from thesis_lib import clip_stages
+
+    return clip_stages.weights(p.profile, p.method, **clip_stages.start_of(p, name))
+
+
 def compared(p: SimpleNamespace, seed: int) -> list[Path]:
     """All of `comparisons` from one random start."""
     return [comparison(p, what, seed) for what in comparisons(p)]
@@ -382,11 +392,15 @@ def control(p: SimpleNamespace, captions: str, seed: int) -> tuple[Path, Path]:
 def fine_tuning(p: SimpleNamespace, split: int, weights: str, head: str, changed: str = "", **arguments) -> Path:
     """VideoCLIP fine-tuned on one split, from weights "own", "reference" or "scratch"; an evaluation every epoch.
 
-    changed: parameters of the notebook, see `variant`; arguments: of the training.
+    changed: parameters of the notebook, see `variant`; arguments: of the training. Another `method` than VideoCLIP is
+    fine-tuned by `clip_stages`.
     """
+    from thesis_lib import clip_stages
     from thesis_lib.training import finetune
 
     p, pretrain = variant("fine_tuning", p, changed), of("pretraining", p)
+    if p.method != VIDEOCLIP:
+        return clip_stages.tuned(p, split, weights, head, **arguments)
     size = ("width", "video_layers", "text_layers", "heads", "dropout")
     names = ("lr", "warmup", "window", "stride_train", "stride_test", "prompts", "seconds_rule", "epoch_choice")
     names += ("precision", "seed", "device")
