@@ -29,6 +29,8 @@ NOTEBOOK = {  # stage -> the notebook whose parameters it takes
     "control": "06_zero_shot",
     "fine_tuning": "07_fine_tuning",
     "fine_tuning_splits": "07_fine_tuning",
+    "frozen": "07_fine_tuning",
+    "frozen_splits": "07_fine_tuning",
     "few_labels": "07_fine_tuning",
     "few_labels_all": "07_fine_tuning",
 }
@@ -417,6 +419,26 @@ def fine_tuning(p: SimpleNamespace, split: int, weights: str, head: str, changed
     )
     values |= {name: getattr(p, name) for name in names} | {name: getattr(pretrain, name) for name in size}
     return cached(finetune.train, profile=p.profile, **values | arguments)
+
+
+def frozen(p: SimpleNamespace, split: int) -> Path:
+    """ASFormer by the recipe of notebook 04 on the frozen vectors of VideoCLIP's video tower, one a second."""
+    from thesis_lib import zero_shot
+
+    tokens = cached(
+        zero_shot.extract_tokens,
+        profile=p.profile,
+        weights=pretraining(of("pretraining", p), "reference"),
+        features=s3d_features(of("s3d_features", p), "salads"),
+        window=p.window,
+        stride=p.stride_test,
+    )
+    return baseline(of("baseline", p), split, features=tokens)
+
+
+def frozen_splits(p: SimpleNamespace) -> list[Path]:
+    """ASFormer on frozen vectors on every split of the notebook."""
+    return [frozen(p, split) for split in p.splits]
 
 
 def few_labels(p: SimpleNamespace, weights: str, head: str, videos: int, seed: int) -> Path:
