@@ -64,8 +64,8 @@ def test_a_folder_of_clips_and_their_vectors(video, tmp_path, monkeypatch):
     about = dict(method="mean", weights=tmp_path, vocab=tmp_path, clips=clips, kind="features", device="cpu")
     seconds.extract_vectors(vectors, **about, batch_size=3)
     found, stored = np.load(vectors / "a.npy"), np.load(clips / "a.npy")
-    assert found.shape == (3, 8) and found.dtype == np.float32
-    np.testing.assert_allclose(found.T, stored.mean(axis=(1, 3, 4)) / 255, atol=1e-5)
+    assert found.shape == (8, 3) and found.dtype == np.float32
+    np.testing.assert_allclose(found, stored.mean(axis=(1, 3, 4)) / 255, atol=1e-5)
 
 
 def test_a_video_that_cannot_be_read_is_an_error(tmp_path):

@@ -5,12 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
-from thesis_lib import clip_stages, methods, params, probes, protocol, seconds, segmentation, stages, systems
-from thesis_lib.data import salads
-from thesis_lib.training import clip_tuning
-from thesis_lib.training.loop import choose_device
+from thesis_lib import adapters, clip_stages, methods, params, probes, protocol, seconds, shuffled, stages, systems
 from thesis_lib.training.predictions import load_predictions
 
 
@@ -23,9 +19,10 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
     )
     weights, vocab = clip_stages.weights(p.profile, method), stages.vocabulary(p)
     encoder = methods.load(method, weights, vocab)
+    system = adapters.of(SimpleNamespace(**vars(zero) | {"method": method}))
     if encoder.has_text:
         for split in zero.splits:
-            videos, predictions, targets, _ = zero_shot(p, method, split, zero.prompts)
+            videos, predictions, targets, _ = system.predict("reference", split)
             row = dict(method=systems.row_name(about.title, systems.ZERO), split=split, epoch=None)
             protocol.add_both_grids(report, videos, predictions, targets, **row, **rows)
     stated = list(enumerate(zip((systems.FEW, systems.MANY), sorted(set(tuned.epochs)), strict=False)))
@@ -43,22 +40,7 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
         clips, took = clip_stages.clips_seen(weights), probes.seconds_taken(weights)
         systems.keep_costs(report, about.title, parameters=parameters, clips=clips, seconds=took)
     split = tuned.splits[0]
-    systems.keep_order(report, about.title, *order_accuracies(p, method, split), split=split)
-
-
-@torch.inference_mode()
-def zero_shot(p: SimpleNamespace, method: str, split: int, prompts: str = "readable"):
-    """(names, predictions [S], targets [S], scores [S, C]) of the test videos of a split, a second at a time.
-
-    Each second gets the class whose text is nearest to its clip; nothing but the clip is seen.
-    """
-    root, vocab = stages.salads(p), stages.vocabulary(p)
-    encoder = methods.load(method, clip_stages.weights(p.profile, method), vocab)
-    classes = encoder.embed_texts(segmentation.prompts(salads.class_names(root), prompts)).numpy()
-    folder = clip_stages.vectors(p.profile, method, "embed")
-    videos = clip_tuning.read_videos(clip_stages.clips(p.profile, method), root, split, "test", stages.fps(p))
-    scores = [np.load(folder / f"{v.name}.npy").T[: len(v.labels)] @ classes.T for v in videos]
-    return [v.name for v in videos], [s.argmax(1) for s in scores], [v.labels for v in videos], scores
+    systems.keep_order(report, about.title, *shuffled.of_frames(p, method, split), split=split)
 
 
 def salad_clips(p: SimpleNamespace, method: str, count: int = 2) -> list[np.ndarray]:
@@ -80,33 +62,3 @@ def in_words(table: pd.DataFrame) -> str:
                 for kind in systems.KINDS if row[kind] is not None]  # fmt: skip
         said.append(f"{title}: {', '.join(uses) or 'not run'}.")
     return " ".join(said)
-
-
-class Shuffled(nn.Module):
-    """A model of clips [B, C, T, H, W] that gets the frames of each clip in a random order of its own."""
-
-    def __init__(self, model: nn.Module, seed: int = 0):
-        super().__init__()
-        self.model, self.rng = model, np.random.default_rng(seed)
-
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        order = np.argsort(self.rng.random((len(clips), clips.shape[2])), axis=1)
-        index = torch.from_numpy(order).to(clips.device)[:, None, :, None, None].expand_as(clips)
-        return self.model(clips.gather(2, index))
-
-
-def order_accuracies(p: SimpleNamespace, method: str, split: int) -> tuple[float, float]:
-    """Accuracy of the fine-tuned system on the test seconds of a split, clips as they are and with shuffled frames."""
-    vocab, device = stages.vocabulary(p), choose_device(p.device)
-    folder, weights = clip_stages.fine_tuning(p.profile, method, split), clip_stages.weights(p.profile, method)
-    model = clip_tuning.load(folder, weights, vocab).to(device)
-    videos = clip_tuning.read_videos(
-        clip_stages.clips(p.profile, method), stages.salads(p), split, "test", stages.fps(p)
-    )
-    targets = np.concatenate([video.labels for video in videos])
-
-    def accuracy(scorer: nn.Module) -> float:
-        predicted = [seconds.encode(scorer, video.clips, device=device).argmax(1) for video in videos]
-        return float((np.concatenate(predicted) == targets).mean())
-
-    return accuracy(model), accuracy(Shuffled(model))

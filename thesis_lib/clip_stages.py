@@ -59,7 +59,7 @@ def clips(profile: str, method: str) -> Path:
 
 
 def vectors(profile: str, method: str, kind: str, **changed) -> Path:
-    """<video>.npy [D, seconds] of the salads: frozen "features" of a system, or its "embed" in the space of texts."""
+    """<video>.npy [seconds, D] of the salads: frozen "features" of a system, or its "embed" in the space of texts."""
     from thesis_lib import seconds
 
     p = of(method, profile)
@@ -74,6 +74,30 @@ def vectors(profile: str, method: str, kind: str, **changed) -> Path:
         kind=kind,
         device=p.device,
     )
+
+
+def start_of(p: SimpleNamespace, name: str) -> dict:
+    """What is changed in the recipe for the weights called "reference" (nothing), "own" or "scratch".
+
+    own: another random start · scratch: the start itself.
+    """
+    changes = {"reference": {}, "own": {"seed": p.seed + 1}, "scratch": methods.find(p.method).untrained}
+    if name not in changes:
+        raise ValueError(f"no weights '{name}': expected one of {', '.join(changes)}")
+    return changes[name]
+
+
+def tuned(p: SimpleNamespace, split: int, weights_name: str, head: str, **arguments) -> Path:
+    """`stages.fine_tuning` of the system that p names; arguments that it knows replace those of notebook 07."""
+    from thesis_lib.training import clip_tuning
+
+    known = inspect.signature(clip_tuning.train).parameters.keys()
+    about = dict(prompts=p.prompts, warmup=p.warmup, seconds_rule=p.seconds_rule, precision=p.precision)
+    epochs = sorted({*p.epochs, arguments.get("num_epochs", max(p.epochs))})
+    about |= dict(seed=p.seed, num_epochs=max(p.epochs), epochs=epochs) | arguments
+    trained = weights(p.profile, p.method, **start_of(p, weights_name))
+    changed = {name: value for name, value in about.items() if name in known}
+    return fine_tuning(p.profile, p.method, split, head, pretrained=trained, **changed)
 
 
 def fine_tuning(profile: str, method: str, split: int, head: str = "classifier", **changed) -> Path:

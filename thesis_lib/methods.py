@@ -20,12 +20,15 @@ class Method:
     recipe: str  # module of thesis_lib.training
     modalities: str
     changed: dict = field(default_factory=dict)  # arguments of the recipe that make it this system
+    untrained: dict = field(default_factory=lambda: {"num_steps": 1, "lr": 0.0})  # that leave its weights as they start
 
 
 VIDEOCLIP = "videoclip"  # reads features, not frames; has stages of its own
 METHODS = {
     "videomae": Method("VideoMAE", "A1_videomae", "videomae", "video"),
-    "alpro": Method("ALPRO", "A2_alpro", "alpro", "video, text"),
+    "alpro": Method(
+        "ALPRO", "A2_alpro", "alpro", "video, text", untrained={"num_steps": 1, "prompter_steps": 1, "lr": 0.0}
+    ),
     "svitt": Method("SViTT", "A3_svitt", "svitt", "video, text"),
     "svitt_ego": Method("SViTT-Ego", "A3_svitt", "svitt", "video, text", {"objective": "egonce"}),
 }

@@ -95,7 +95,7 @@ def encode(
 def extract_vectors(
     folder: Path, *, method: str, weights: Path, vocab: Path, clips: Path, kind: str, batch_size: int = 64, device: str
 ) -> None:
-    """<video>.npy [D, S] of every file of `clips`, in the layout of MS-TCN: frozen vectors of a system.
+    """<video>.npy [S, D] of every file of `clips`, laid out as S3D's: frozen vectors of a system, one a second.
 
     kind: "features", before any projection, or "embed", unit vectors in the space of texts.
     """
@@ -107,4 +107,4 @@ def extract_vectors(
         if (target := Path(folder) / path.name).exists():
             continue
         vectors = encode(getattr(encoder, kind), np.load(path, mmap_mode="r"), batch_size=batch_size, device=device)
-        atomic_save(target, partial(np.save, arr=np.ascontiguousarray(vectors.T)))
+        atomic_save(target, partial(np.save, arr=vectors))

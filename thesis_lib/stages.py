@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from thesis_lib import params, paths
 from thesis_lib.data.salads import read_bundle
 from thesis_lib.data.salads import splits as salad_splits
+from thesis_lib.methods import VIDEOCLIP
 from thesis_lib.runs import cached
 
 NOTEBOOK = {  # stage -> the notebook whose parameters it takes
@@ -28,6 +29,8 @@ NOTEBOOK = {  # stage -> the notebook whose parameters it takes
     "control": "06_zero_shot",
     "fine_tuning": "07_fine_tuning",
     "fine_tuning_splits": "07_fine_tuning",
+    "frozen": "07_fine_tuning",
+    "frozen_splits": "07_fine_tuning",
     "few_labels": "07_fine_tuning",
     "few_labels_all": "07_fine_tuning",
 }
@@ -301,6 +304,15 @@ def pretraining(p: SimpleNamespace, recipe: str) -> Path:
     return videoclip_weights(p, name=f"videoclip {recipe}", **recipes[recipe])
 
 
+def weights(p: SimpleNamespace, name: str) -> Path:
+    """The weights "reference" or "own" of the system that the parameter `method` of notebook 05 names."""
+    if p.method == VIDEOCLIP:
+        return pretraining(p, name)
+    from thesis_lib import clip_stages
+
+    return clip_stages.weights(p.profile, p.method, **clip_stages.start_of(p, name))
+
+
 def compared(p: SimpleNamespace, seed: int) -> list[Path]:
     """All of `comparisons` from one random start."""
     return [comparison(p, what, seed) for what in comparisons(p)]
@@ -382,11 +394,15 @@ def control(p: SimpleNamespace, captions: str, seed: int) -> tuple[Path, Path]:
 def fine_tuning(p: SimpleNamespace, split: int, weights: str, head: str, changed: str = "", **arguments) -> Path:
     """VideoCLIP fine-tuned on one split, from weights "own", "reference" or "scratch"; an evaluation every epoch.
 
-    changed: parameters of the notebook, see `variant`; arguments: of the training.
+    changed: parameters of the notebook, see `variant`; arguments: of the training. Another `method` than VideoCLIP is
+    fine-tuned by `clip_stages`.
     """
+    from thesis_lib import clip_stages
     from thesis_lib.training import finetune
 
     p, pretrain = variant("fine_tuning", p, changed), of("pretraining", p)
+    if p.method != VIDEOCLIP:
+        return clip_stages.tuned(p, split, weights, head, **arguments)
     size = ("width", "video_layers", "text_layers", "heads", "dropout")
     names = ("lr", "warmup", "window", "stride_train", "stride_test", "prompts", "seconds_rule", "epoch_choice")
     names += ("precision", "seed", "device")
@@ -403,6 +419,26 @@ def fine_tuning(p: SimpleNamespace, split: int, weights: str, head: str, changed
     )
     values |= {name: getattr(p, name) for name in names} | {name: getattr(pretrain, name) for name in size}
     return cached(finetune.train, profile=p.profile, **values | arguments)
+
+
+def frozen(p: SimpleNamespace, split: int) -> Path:
+    """ASFormer by the recipe of notebook 04 on the frozen vectors of VideoCLIP's video tower, one a second."""
+    from thesis_lib import zero_shot
+
+    tokens = cached(
+        zero_shot.extract_tokens,
+        profile=p.profile,
+        weights=pretraining(of("pretraining", p), "reference"),
+        features=s3d_features(of("s3d_features", p), "salads"),
+        window=p.window,
+        stride=p.stride_test,
+    )
+    return baseline(of("baseline", p), split, features=tokens)
+
+
+def frozen_splits(p: SimpleNamespace) -> list[Path]:
+    """ASFormer on frozen vectors on every split of the notebook."""
+    return [frozen(p, split) for split in p.splits]
 
 
 def few_labels(p: SimpleNamespace, weights: str, head: str, videos: int, seed: int) -> Path:

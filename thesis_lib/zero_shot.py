@@ -1,6 +1,7 @@
 """Zero-shot segmentation: class names through the text tower, windows of video through the video tower, dot product."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from thesis_lib import segmentation
 from thesis_lib.data import salads
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.models.videoclip import VideoCLIP
+from thesis_lib.runs import atomic_save
 from thesis_lib.training.finetune import read_videos
 from thesis_lib.training.videoclip import load
 
@@ -50,6 +52,23 @@ def predict(
 
     scores = [segmentation.segment(encode, video.features, classes, window, stride).numpy() for video in videos]
     return [v.name for v in videos], [s.argmax(1) for s in scores], [v.labels.numpy() for v in videos], scores
+
+
+@torch.inference_mode()
+def extract_tokens(folder: Path, *, weights: Path, features: Path, window: int = 32, stride: int = 16) -> None:
+    """<video>.npy [S, H] of every file of `features`: the video tower's vectors of single seconds, frozen.
+
+    Windows overlap and are averaged as the scores of `predict` are, which are products with these vectors.
+    """
+    model = load(weights)
+
+    def encode(clips: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return model.encode_video_tokens(clips, mask, attend_cls=False)
+
+    for path in sorted(Path(features).glob("*.npy")):
+        seconds = torch.tensor(salads.read_features(path), dtype=torch.float32)
+        tokens = segmentation.segment(encode, seconds, lambda tokens: tokens, window, stride)
+        atomic_save(Path(folder) / path.name, partial(np.save, arr=tokens.numpy()))
 
 
 def accuracies(weights: Path, *, splits: Sequence[int], **arguments) -> list[float]:

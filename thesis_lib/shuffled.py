@@ -1,0 +1,99 @@
+"""Does a fine-tuned system look at the order of frames? Its accuracy on clips as they are, and with shuffled frames.
+
+Frames are shuffled within what makes one vector: the clip of a second. What stands before and after it stays in order.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+
+from thesis_lib import clip_stages, extraction, seconds, segmentation, stages
+from thesis_lib.data import video
+from thesis_lib.models.official import load_official
+from thesis_lib.training import clip_tuning, finetune, s3d, videoclip
+from thesis_lib.training.loop import choose_device
+
+
+class Shuffled(nn.Module):
+    """A model of clips [B, C, T, H, W], or one of its methods, that gets the frames of each clip in a random order."""
+
+    def __init__(self, model: nn.Module, seed: int = 0):
+        super().__init__()
+        self.model, self.rng = model, np.random.default_rng(seed)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return self.model(self._shuffled(clips))
+
+    def encode_video(self, clips: torch.Tensor) -> torch.Tensor:
+        return self.model.encode_video(self._shuffled(clips))
+
+    def mixed_5c(self, clips: torch.Tensor) -> torch.Tensor:
+        return self.model.mixed_5c(self._shuffled(clips))
+
+    def _shuffled(self, clips: torch.Tensor) -> torch.Tensor:
+        order = np.argsort(self.rng.random((len(clips), clips.shape[2])), axis=1)
+        index = torch.from_numpy(order).to(clips.device)[:, None, :, None, None].expand_as(clips)
+        return clips.gather(2, index)
+
+
+def of_frames(p: SimpleNamespace, method: str, split: int) -> tuple[float, float]:
+    """(in order, shuffled): accuracy of a system that reads frames on the test seconds of a split."""
+    vocab, device = stages.vocabulary(p), choose_device(p.device)
+    folder, weights = clip_stages.fine_tuning(p.profile, method, split), clip_stages.weights(p.profile, method)
+    model = clip_tuning.load(folder, weights, vocab).to(device)
+    clips = clip_stages.clips(p.profile, method)
+    videos = clip_tuning.read_videos(clips, stages.salads(p), split, "test", stages.fps(p))
+
+    def answers(scorer: nn.Module) -> list[np.ndarray]:
+        return [seconds.encode(scorer, video.clips, device=device).argmax(1) for video in videos]
+
+    labels = [video.labels for video in videos]
+    return _accuracy(answers(model), labels), _accuracy(answers(Shuffled(model)), labels)
+
+
+def of_videoclip(p: SimpleNamespace, split: int) -> tuple[float, float]:
+    """(in order, shuffled): accuracy of VideoCLIP by the parameters of notebook 07, frames shuffled before S3D."""
+    about = stages.of("s3d_features", p)
+    folder = stages.fine_tuning(p, split, "reference", "classifier")
+    root, fps = stages.salads(p), stages.fps(p)
+    videos = finetune.read_videos(stages.s3d_features(about, "salads"), root, split, "test", fps, p.seconds_rule)
+    scores = _of_seconds(folder, p)
+    network = _s3d(about)
+    settings = dict(frames_per_clip=about.s3d_frames, size=about.s3d_size, output=about.s3d_output)
+    settings |= dict(normalise=about.s3d_normalise, device=choose_device(p.device))
+    files = video.files(root / "videos")
+
+    def reshuffled(one: finetune.Video) -> finetune.Video:
+        vectors = extraction.s3d_features(Shuffled(network), files[one.name], **settings)
+        return replace(one, features=torch.from_numpy(vectors[: len(one.labels)]))
+
+    labels = [one.labels.numpy() for one in videos]
+    mixed = [reshuffled(one) for one in videos]
+    return tuple(_accuracy([scores(one.features) for one in some], labels) for some in (videos, mixed))
+
+
+def _of_seconds(folder, p: SimpleNamespace) -> Callable[[torch.Tensor], np.ndarray]:
+    """Features [S, D] -> classes [S], by a fine-tuned VideoCLIP with a classifier."""
+    model = videoclip.load(folder)
+
+    def encode(clips: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return model.encode_video_tokens(clips, mask, attend_cls=False)
+
+    def answer(vectors: torch.Tensor) -> np.ndarray:
+        classifier = model.video_encoder.classifier
+        return segmentation.segment(encode, vectors, classifier, p.window, p.stride_test).argmax(1).numpy()
+
+    return answer
+
+
+def _s3d(about: SimpleNamespace) -> nn.Module:
+    weights = stages.s3d_weights(about)
+    return s3d.load(weights)[0] if weights.is_dir() else load_official("s3d_howto100m", weights)[0]
+
+
+def _accuracy(answers: list[np.ndarray], labels: list[np.ndarray]) -> float:
+    return float((np.concatenate(answers) == np.concatenate(labels)).mean())
