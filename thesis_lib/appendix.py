@@ -1,5 +1,6 @@
 """The common protocol applied to a system that reads frames: from its stages to the rows of the summary."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,6 +60,20 @@ def zero_shot(p: SimpleNamespace, method: str, split: int, prompts: str = "reada
     videos = clip_tuning.read_videos(clip_stages.clips(p.profile, method), root, split, "test", stages.fps(p))
     scores = [np.load(folder / f"{v.name}.npy").T[: len(v.labels)] @ classes.T for v in videos]
     return [v.name for v in videos], [s.argmax(1) for s in scores], [v.labels for v in videos], scores
+
+
+@torch.inference_mode()
+def text_accuracy(p: SimpleNamespace, method: str, weights: Path) -> float:
+    """Zero-shot accuracy 0..1 of some weights of a system, over the test seconds of all splits together."""
+    control, root, vocab = params.load(stages.NOTEBOOK["control"], p.profile), stages.salads(p), stages.vocabulary(p)
+    encoder, device = methods.load(method, weights, vocab), choose_device(p.device)
+    classes = encoder.embed_texts(segmentation.prompts(salads.class_names(root), control.prompts)).numpy()
+    folder, right = clip_stages.clips(p.profile, method), []
+    for split in control.splits:
+        for video in clip_tuning.read_videos(folder, root, split, "test", stages.fps(p)):
+            vectors = seconds.encode(encoder.to(device).embed, video.clips, device=device)
+            right.append((vectors @ classes.T).argmax(axis=1) == video.labels)
+    return float(np.concatenate(right).mean())
 
 
 def salad_clips(p: SimpleNamespace, method: str, count: int = 2) -> list[np.ndarray]:
