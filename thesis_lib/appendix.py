@@ -63,17 +63,19 @@ def zero_shot(p: SimpleNamespace, method: str, split: int, prompts: str = "reada
 
 
 @torch.inference_mode()
-def text_accuracy(p: SimpleNamespace, method: str, weights: Path) -> float:
-    """Zero-shot accuracy 0..1 of some weights of a system, over the test seconds of all splits together."""
+def text_accuracy(p: SimpleNamespace, method: str, weights: Path) -> tuple[float, float]:
+    """Zero-shot accuracy 0..1 of some weights of a system, and of a constant class: test seconds of all splits."""
     control, root, vocab = params.load(stages.NOTEBOOK["control"], p.profile), stages.salads(p), stages.vocabulary(p)
     encoder, device = methods.load(method, weights, vocab), choose_device(p.device)
     classes = encoder.embed_texts(segmentation.prompts(salads.class_names(root), control.prompts)).numpy()
-    folder, right = clip_stages.clips(p.profile, method), []
+    folder, encoder, right = clip_stages.clips(p.profile, method), encoder.to(device), []
     for split in control.splits:
+        constant = probes.constant_class(root, split)
         for video in clip_tuning.read_videos(folder, root, split, "test", stages.fps(p)):
-            vectors = seconds.encode(encoder.to(device).embed, video.clips, device=device)
-            right.append((vectors @ classes.T).argmax(axis=1) == video.labels)
-    return float(np.concatenate(right).mean())
+            named = (seconds.encode(encoder.embed, video.clips, device=device) @ classes.T).argmax(axis=1)
+            right.append(np.stack([named == video.labels, video.labels == constant]))
+    accuracy, constant = np.concatenate(right, axis=1).mean(axis=1)
+    return float(accuracy), float(constant)
 
 
 def salad_clips(p: SimpleNamespace, method: str, count: int = 2) -> list[np.ndarray]:
