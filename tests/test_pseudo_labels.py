@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from thesis_lib.data.text import Vocabulary, write_vocab
 from thesis_lib.data.video import write_video
 from thesis_lib.models.alpro import Alpro, AlproConfig
 from thesis_lib.pseudo_labels import PseudoLabels, pseudo_labels
+from thesis_lib.training.alpro import load_model
+from thesis_lib.training.entities import TEMPLATES, prompt_texts
 
 SIDE, PATCH, ENTITIES = 16, 4, ["tomato", "oil", "bowl", "knife"]
 TEXTS = ["cut it", "pour it"]
@@ -26,10 +29,11 @@ def howto(tmp_path_factory):
     return root
 
 
-def save(folder, entities):
+def save(folder, entities, vocab_size=50):
+    folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     sizes = dict(size=SIDE, patch_size=PATCH, num_frames=2, video_layers=1, hidden_size=16, num_attention_heads=2)
-    sizes |= dict(intermediate_size=32, num_hidden_layers=2, fusion_layer=1, vocab_size=50, embed_dim=8)
+    sizes |= dict(intermediate_size=32, num_hidden_layers=2, fusion_layer=1, vocab_size=vocab_size, embed_dim=8)
     model = Alpro(AlproConfig(**sizes, num_entities=len(entities)))
     if entities:
         model.prompter.video_prompt_feat.copy_(torch.eye(len(entities), 8))
@@ -66,3 +70,26 @@ def test_how_often_the_rules_discard():
 def test_a_model_without_prompter_has_none(howto, tmp_path):
     with pytest.raises(ValueError, match='trained without "pem", there is no prompter'):
         pseudo_labels(save(tmp_path, []), howto=howto, count=1)
+
+
+@pytest.mark.parametrize("prompts, count", [("one", 1), ("averaged", 12)])
+def test_other_entities_can_be_asked_about(howto, tmp_path, prompts, count):
+    """As if the prompter had been given the mean of their texts, embedded one by one, after its training."""
+    vocab, asked = tmp_path / "vocab.txt", ["pan", "cup"]
+    write_vocab(vocab, [*asked, *TEMPLATES])
+    vocabulary, folder, given = Vocabulary(vocab), tmp_path / "four", tmp_path / "two"
+    prompter = load_model(save(folder, ENTITIES, len(vocabulary)))[0].prompter
+    with torch.no_grad():
+        texts = [vocabulary.encode([text]) for text in prompt_texts(asked, prompts)]
+        each = torch.cat([prompter.embed_text(*map(torch.from_numpy, text)) for text in texts])
+    save(given, asked, len(vocabulary))
+    weights = torch.load(given / "weights.pt")
+    weights = {name: torch.load(folder / "weights.pt").get(name, value) for name, value in weights.items()}
+    own = {"prompter.video_prompt_feat": each.view(count, 2, -1).mean(dim=0)}
+    heads = {name: value for name, value in torch.load(given / "weights.pt").items() if name.startswith("mpm_head")}
+    torch.save(weights | heads | own, given / "weights.pt")
+    found = pseudo_labels(folder, howto=howto, count=5, asked=asked, prompts=prompts, vocab=vocab)
+    expected = pseudo_labels(given, howto=howto, count=5)
+    assert found.entities == asked and np.array_equal(found.boxes, expected.boxes)
+    assert np.abs(found.probabilities - expected.probabilities).max() < 1e-5
+    assert found.probabilities.std(axis=0).max() > 0

@@ -1,5 +1,6 @@
 """The common protocol applied to a system that reads frames: from its stages to the rows of the summary."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,6 +42,22 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
         systems.keep_costs(report, about.title, parameters=parameters, clips=clips, seconds=took)
     split = tuned.splits[0]
     systems.keep_order(report, about.title, *shuffled.of_frames(p, method, split), split=split)
+
+
+@torch.inference_mode()
+def text_accuracy(p: SimpleNamespace, method: str, weights: Path) -> tuple[float, float]:
+    """Zero-shot accuracy 0..1 of some weights of a system, and of a constant class: test seconds of all splits."""
+    control, root, vocab = params.load(stages.NOTEBOOK["control"], p.profile), stages.salads(p), stages.vocabulary(p)
+    encoder, device = methods.load(method, weights, vocab), choose_device(p.device)
+    classes = encoder.embed_texts(segmentation.prompts(salads.class_names(root), control.prompts)).numpy()
+    folder, encoder, right = clip_stages.clips(p.profile, method), encoder.to(device), []
+    for split in control.splits:
+        constant = probes.constant_class(root, split)
+        for video in clip_tuning.read_videos(folder, root, split, "test", stages.fps(p)):
+            named = (seconds.encode(encoder.embed, video.clips, device=device) @ classes.T).argmax(axis=1)
+            right.append(np.stack([named == video.labels, video.labels == constant]))
+    accuracy, constant = np.concatenate(right, axis=1).mean(axis=1)
+    return float(accuracy), float(constant)
 
 
 def salad_clips(p: SimpleNamespace, method: str, count: int = 2) -> list[np.ndarray]:

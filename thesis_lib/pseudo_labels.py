@@ -1,14 +1,17 @@
 """What ALPRO's prompter says of random boxes of narrated videos: the targets of its entity loss, for a closer look."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import entity_labels_kept
-from thesis_lib.training.alpro import cut_out, load_model, normalise
-from thesis_lib.training.entities import random_region
+from thesis_lib.models.alpro import Prompter
+from thesis_lib.training.alpro import MAX_TOKENS, cut_out, load_model, normalise
+from thesis_lib.training.entities import prompt_texts, random_region
 from thesis_lib.training.narrated_clips import NarratedClips
 
 
@@ -41,15 +44,28 @@ class PseudoLabels:
 
 @torch.inference_mode()
 def pseudo_labels(
-    folder: Path, *, howto: Path, count: int, seed: int = 0, num_videos: int = 0, on_demand: bool = False
+    folder: Path,
+    *,
+    howto: Path,
+    count: int,
+    seed: int = 0,
+    num_videos: int = 0,
+    on_demand: bool = False,
+    asked: Sequence[str] = (),
+    prompts: str = "averaged",
+    vocab: Path | None = None,
 ) -> PseudoLabels:
     """`count` boxes of clips of howto/, as training draws them, and what the prompter in `folder` says of them.
 
-    folder: of `training.alpro.train`. Raises ValueError where it has no prompter.
+    folder: of `training.alpro.train` · asked: entities to ask about instead of those of training, in `prompts` of
+    `prompt_texts`, with the vocabulary of training. Raises ValueError where there is no prompter.
     """
     model, about = load_model(folder)
     if not about["entities"]:
         raise ValueError(f'{folder}: trained without "pem", there is no prompter')
+    entities = list(asked) or about["entities"]
+    if asked:
+        model.prompter = _with_entities(model.prompter, entities, prompts, Vocabulary(vocab))
     source = {name: about[name] for name in ("frames", "seconds", "size")}
     clips = NarratedClips(howto, **source, num_videos=num_videos, on_demand=on_demand)
     side = model.config.patch_size
@@ -64,6 +80,10 @@ def pseudo_labels(
         boxes.append(side * np.array([columns[0], rows[0], len(columns), len(rows)]))
         frames.append(clip[0, clip.shape[1] // 2].permute(1, 2, 0).numpy())
         captions += said
-    return PseudoLabels(
-        np.stack(frames), np.stack(boxes), captions, about["entities"], torch.stack(probabilities).numpy()
-    )
+    return PseudoLabels(np.stack(frames), np.stack(boxes), captions, entities, torch.stack(probabilities).numpy())
+
+
+def _with_entities(prompter: Prompter, entities: Sequence[str], prompts: str, vocabulary: Vocabulary) -> Prompter:
+    prompter.video_prompt_feat = torch.zeros(len(entities), prompter.video_prompt_feat.shape[1])
+    prompter.set_entities(*map(torch.from_numpy, vocabulary.encode(prompt_texts(entities, prompts), MAX_TOKENS)))
+    return prompter

@@ -1,6 +1,5 @@
 """ALPRO on a narrated corpus of the drawn kitchen: each video cuts four things in random order, captions name them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,38 +7,17 @@ import pandas as pd
 import pytest
 import torch
 
-from thesis_lib.data.kitchen import FPS, Kitchen
+from thesis_lib.data.kitchen import Kitchen
 from thesis_lib.data.text import Vocabulary, write_vocab
-from thesis_lib.data.video import write_video
 from thesis_lib.losses import IGNORED
 from thesis_lib.models.alpro import Alpro, AlproConfig
+from thesis_lib.planted import PATCH, SETTINGS, SIDE, THINGS, write_corpus
 from thesis_lib.training import alpro, loop
-from thesis_lib.training.entities import TEMPLATES, random_region
+from thesis_lib.training.entities import random_region
 
 GOLDEN = Path(__file__).parents[1] / "golden/alpro"
-THINGS = ("tomato", "cheese", "lettuce", "cucumber")
-PHRASES = ("{}", "now the {}", "take a {}", "this {} is one of my very good", "and you have a {} here")
-SECONDS, SIDE, PATCH = 2, 24, 6
-SMALL = dict(num_steps=10, prompter_steps=120, batch_size=32, lr=2e-3, warmup=10, frames=2, seconds=0.5, size=SIDE)
-SMALL |= dict(patch_size=PATCH, hidden_size=32, num_attention_heads=2, video_layers=1, text_layers=1, fusion_layers=1)
-SMALL |= dict(embed_dim=16, num_entities=4, dropout=0.0, drop_path=0.0, start="prompter", device="cpu")
-SMALL |= dict(prompter_boxes=True)
+SMALL = SETTINGS | dict(num_steps=10, prompter_steps=120, start="prompter", device="cpu")
 TINY = SMALL | dict(num_steps=3, prompter_steps=2, batch_size=4, hidden_size=16, warmup=1)
-
-
-def write_corpus(root, num_videos=12):
-    rng = np.random.default_rng(0)
-    (root / "videos").mkdir(parents=True)
-    said = {}
-    for number in range(num_videos):
-        kitchen, order = Kitchen(rng, 0.0), rng.permutation(THINGS)
-        frames = [frame for thing in order for frame in kitchen.act("cut", thing, SECONDS * FPS)]
-        write_video(root / f"videos/v{number:02d}.avi", frames, FPS)
-        starts = [SECONDS * k + 0.75 for k in range(4)]
-        texts = [str(rng.choice(PHRASES)).format(thing) for thing in order]
-        said[f"v{number:02d}"] = {"start": starts, "end": [t + 0.5 for t in starts], "text": texts}
-    (root / "raw_caption.json").write_text(json.dumps(said))
-    write_vocab(root / "vocab.txt", [*THINGS, *PHRASES, *TEMPLATES])
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from thesis_lib.training.entities import STOP_WORDS, TEMPLATES, frequent_words, prompt_texts, random_region
+from thesis_lib.training.entities import STOP_WORDS, TEMPLATES, frequent_words, prompt_texts, random_region, word_counts
 
 
 def test_the_most_frequent_content_words():
     texts = ["Now cut the tomato", "cut my tomato, and the cheese", "Tomato! it is a big tomato", "zest a pie"]
     assert frequent_words(texts, 2) == ["tomato", "cut"]
+    assert word_counts(texts, 3) == {"tomato": 4, "cut": 2, "big": 1}
     assert frequent_words(texts, 10) == ["tomato", "cut", "big", "cheese", "pie", "zest"], "ties go by alphabet"
     assert not STOP_WORDS & set(frequent_words(texts, 10))
     with pytest.raises(ValueError, match="no content words"):

@@ -28,11 +28,16 @@ SHARE, RATIO = (0.3, 0.5), (0.3, 1 / 0.3)  # of a box: its share of the frame, i
 
 def frequent_words(texts: Iterable[str], count: int) -> list[str]:
     """The `count` most frequent content words of texts, most frequent first, equally frequent ones by alphabet."""
+    return [*word_counts(texts, count)]
+
+
+def word_counts(texts: Iterable[str], count: int) -> dict[str, int]:
+    """How often texts say each of their `frequent_words`, in their order."""
     found = Counter(word for text in texts for word in re.findall(r"[^\W\d_]{3,}", text.lower()))
     words = sorted(found.keys() - STOP_WORDS, key=lambda word: (-found[word], word))[:count]
     if not words:
         raise ValueError("the captions have no content words: there are no entities to ask about")
-    return words
+    return {word: found[word] for word in words}
 
 
 def prompt_texts(entities: Sequence[str], prompts: str = "averaged") -> list[str]:
