@@ -1,5 +1,6 @@
 """The common protocol applied to a system that reads frames: from its stages to the rows of the summary."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from thesis_lib import clip_stages, methods, params, probes, protocol, seconds, segmentation, stages, systems
+from thesis_lib import clip_stages, methods, order, params, probes, protocol, seconds, segmentation, stages, systems
 from thesis_lib.data import salads
 from thesis_lib.training import clip_tuning
 from thesis_lib.training.loop import choose_device
@@ -90,23 +91,61 @@ class Shuffled(nn.Module):
         self.model, self.rng = model, np.random.default_rng(seed)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        order = np.argsort(self.rng.random((len(clips), clips.shape[2])), axis=1)
-        index = torch.from_numpy(order).to(clips.device)[:, None, :, None, None].expand_as(clips)
+        places = np.argsort(self.rng.random((len(clips), clips.shape[2])), axis=1)
+        index = torch.from_numpy(places).to(clips.device)[:, None, :, None, None].expand_as(clips)
         return self.model(clips.gather(2, index))
 
 
 def order_accuracies(p: SimpleNamespace, method: str, split: int) -> tuple[float, float]:
     """Accuracy of the fine-tuned system on the test seconds of a split, clips as they are and with shuffled frames."""
+    model, accuracy = tuned(p, method, split)
+    return accuracy(model), accuracy(Shuffled(model))
+
+
+def tuned(p: SimpleNamespace, method: str, split: int) -> tuple[clip_tuning.Tuned, Callable[[nn.Module], float]]:
+    """The fine-tuned system of a split, and the accuracy on its test seconds of any model of the same clips."""
     vocab, device = stages.vocabulary(p), choose_device(p.device)
     folder, weights = clip_stages.fine_tuning(p.profile, method, split), clip_stages.weights(p.profile, method)
-    model = clip_tuning.load(folder, weights, vocab).to(device)
     videos = clip_tuning.read_videos(
         clip_stages.clips(p.profile, method), stages.salads(p), split, "test", stages.fps(p)
     )
     targets = np.concatenate([video.labels for video in videos])
 
     def accuracy(scorer: nn.Module) -> float:
+        scorer.to(device)
         predicted = [seconds.encode(scorer, video.clips, device=device).argmax(1) for video in videos]
         return float((np.concatenate(predicted) == targets).mean())
 
-    return accuracy(model), accuracy(Shuffled(model))
+    return clip_tuning.load(folder, weights, vocab), accuracy
+
+
+def there() -> list[str]:
+    """The systems that read frames and whose notebook this report has."""
+    return [name for name, method in methods.METHODS.items() if method.notebook in params.notebooks()]
+
+
+def shuffled_accuracies(p: SimpleNamespace, split: int) -> pd.DataFrame:
+    """`order_accuracies` of all systems that are `there`: columns method, frames ("in order", "shuffled"), accuracy."""
+    found = {methods.find(name).title: order_accuracies(p, name, split) for name in there()}
+    kinds = ("in order", "shuffled")
+    rows = [(title, *row) for title, values in found.items() for row in zip(kinds, values, strict=True)]
+    return pd.DataFrame(rows, columns=["method", "frames", "accuracy"])
+
+
+def order_probes(p: SimpleNamespace, others: dict[str, Callable], count: int = 200) -> pd.DataFrame:
+    """The two tasks of `order` asked of the frozen features of all systems that are `there`, and of `others`.
+
+    others: {title: clips -> vectors}, asked about clips as those of the last system. Columns method, task, ordered,
+    shuffled, sensitivity.
+    """
+    vocab, rows = stages.vocabulary(p), []
+    systems_there = {
+        methods.find(name).title: methods.load(name, clip_stages.weights(p.profile, name), vocab) for name in there()
+    }
+    for title, encoder in (systems_there | others).items():
+        about = encoder if title in systems_there else list(systems_there.values())[-1]
+        clips, labels = order.order_tasks(np.random.default_rng(p.seed), count, about.frames, about.size)
+        for task in order.TASKS:
+            values = order.order_sensitivity(encoder, clips, labels[task], np.random.default_rng(p.seed))
+            rows.append({"method": title, "task": task} | values)
+    return pd.DataFrame(rows)

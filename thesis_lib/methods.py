@@ -26,7 +26,7 @@ VIDEOCLIP = "videoclip"  # reads features, not frames; has stages of its own
 METHODS = {
     "videomae": Method("VideoMAE", "A1_videomae", "videomae", "video"),
     "alpro": Method("ALPRO", "A2_alpro", "alpro", "video, text"),
-    "svitt": Method("SViTT", "A3_svitt", "svitt", "video, text"),
+    "svitt": Method("SViTT", "A3_svitt", "svitt", "video, text", {"objective": "itc"}),
     "svitt_ego": Method("SViTT-Ego", "A3_svitt", "svitt", "video, text", {"objective": "egonce"}),
 }
 
