@@ -1,5 +1,7 @@
 """Sparsity in numbers and pictures: what is drawn is what the model keeps and what the pattern allows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,3 +104,31 @@ def test_times_are_measured_for_both_kinds():
 def test_pictures_need_no_more_than_the_data():
     edges = pd.DataFrame({"frames": [1, 2] * 2, "kind": ["sparse"] * 2 + ["dense"] * 2, "edges": [3, 6, 5, 20]})
     assert sparsity.exponents(edges, "edges") == {"sparse": pytest.approx(1), "dense": pytest.approx(2)}
+
+
+def test_other_sparsity_keeps_what_was_learned(encoder, monkeypatch):
+    """The weights of the fine-tuned encoder, not those it started from, under the settings asked for."""
+
+    def load(weights, vocab, **changed):
+        torch.manual_seed(1)
+        return Encoder(SViTT(replace(encoder.model.config, **changed)), Pieces(), 2.0).eval()
+
+    monkeypatch.setattr(sparsity.svitt, "load", load)
+    tuned = torch.nn.Module()
+    tuned.encoder, tuned.forward = encoder, None
+    same = sparsity.with_sparsity(tuned, "weights", "vocab")
+    clips = torch.rand(2, 3, 3, 32, 32)
+    assert torch.equal(same.encoder.features(clips), encoder.features(clips))
+    dense = sparsity.with_sparsity(tuned, "weights", "vocab", sparse_edges=None, keep_rate=1.0)
+    assert dense.encoder.kept(clips) == [] and tuned.encoder is encoder
+    table = sparsity.accuracy_table(
+        tuned, lambda model: model.encoder.model.config.keep_rate, "weights", "vocab", [None, (1, 1)], [1.0, 0.5]
+    )
+    assert table["edges"].tolist() == ["dense"] * 2 + ["1 local, 1 random"] * 2
+    assert table["accuracy"].tolist() == table["keep"].tolist() == [1.0, 0.5] * 2
+    assert table["work"][0] == 1 and table["work"].is_monotonic_decreasing
+
+
+def test_work_is_that_of_all_layers(encoder):
+    """48 patches, 24 after the first layer, 12 after the third of four; blocks of 4, each with two: 8 keys a patch."""
+    assert sparsity.work(encoder) == sum(1 + 2 * left + 8 * left for left in (48, 24, 24, 12))

@@ -7,7 +7,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from thesis_lib import adapters, clip_stages, methods, params, probes, protocol, seconds, shuffled, stages, systems
+from thesis_lib import (
+    adapters,
+    clip_stages,
+    methods,
+    params,
+    probes,
+    protocol,
+    seconds,
+    segmentation,
+    shuffling,
+    stages,
+    systems,
+)
+from thesis_lib.data import salads
+from thesis_lib.training import clip_tuning
+from thesis_lib.training.loop import choose_device
 from thesis_lib.training.predictions import load_predictions
 
 
@@ -41,7 +56,7 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
         clips, took = clip_stages.clips_seen(weights), probes.seconds_taken(weights)
         systems.keep_costs(report, about.title, parameters=parameters, clips=clips, seconds=took)
     split = tuned.splits[0]
-    systems.keep_order(report, about.title, *shuffled.of_frames(p, method, split), split=split)
+    systems.keep_order(report, about.title, *shuffling.of_frames(p, method, split), split=split)
 
 
 @torch.inference_mode()

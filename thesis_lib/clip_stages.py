@@ -39,7 +39,7 @@ def weights(profile: str, method: str, **changed) -> Path:
 def clips_seen(folder: Path) -> int:
     """How many clips a pretraining passed, what came before its main training included."""
     asked = json.loads((Path(folder) / "inputs.json").read_text())["inputs"]
-    steps = asked["num_steps"] + asked.get("prompter_steps", 0)
+    steps = asked["num_steps"] * len(asked.get("stage_frames", "1")) + asked.get("prompter_steps", 0)
     return steps * asked["batch_size"] * asked.get("accumulate", 1)
 
 
@@ -52,7 +52,7 @@ def clips(profile: str, method: str) -> Path:
         seconds.extract_clips,
         profile=profile,
         root=stages.salads(p),
-        frames=p.frames,
+        frames=p.stage_frames[-1] if hasattr(p, "stage_frames") else p.frames,
         seconds=p.seconds,
         size=p.size,
     )

@@ -29,7 +29,7 @@ METHODS = {
     "alpro": Method(
         "ALPRO", "A2_alpro", "alpro", "video, text", untrained={"num_steps": 1, "prompter_steps": 1, "lr": 0.0}
     ),
-    "svitt": Method("SViTT", "A3_svitt", "svitt", "video, text"),
+    "svitt": Method("SViTT", "A3_svitt", "svitt", "video, text", {"objective": "itc"}),
     "svitt_ego": Method("SViTT-Ego", "A3_svitt", "svitt", "video, text", {"objective": "egonce"}),
 }
 

@@ -3,8 +3,11 @@
 The functions above the line give plain frames and arrays, those below it draw them.
 """
 
+import copy
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +16,7 @@ from matplotlib.figure import Figure
 
 from thesis_lib.models.svitt import SparseSelfAttention, count_edges, sparse_pattern
 from thesis_lib.palette import FAINT, OURS, PAGE_WIDTH, PAPER, TEXT_WIDTH, THESIS, panels, styled
+from thesis_lib.training import svitt
 
 KINDS = "sparse", "dense"
 COLORS = {"sparse": OURS, "dense": PAPER}
@@ -102,6 +106,50 @@ def exponents(table: pd.DataFrame, cost: str) -> dict[str, float]:
     """`exponent` of the medians of each kind; table as of edge_counts or attention_times."""
     medians = table.groupby(["kind", "frames"])[cost].median()
     return {kind: exponent(medians[kind].index, medians[kind]) for kind in KINDS}
+
+
+def with_sparsity(tuned, weights: str | Path, vocab: str | Path, **changed):
+    """A fine-tuned SViTT (`training.clip_tuning`) whose encoder has other edges or keep rates and the same weights.
+
+    weights: those it started from; changed: see `training.svitt.load`.
+    """
+    encoder = svitt.load(weights, vocab, **changed)
+    encoder.load_state_dict(tuned.encoder.state_dict())
+    other = copy.deepcopy(tuned)
+    other.encoder = encoder
+    return other.eval()
+
+
+def work(encoder) -> int:
+    """Edges of a head in all video layers of a `training.svitt.Encoder`, for one clip, dropped patches left out."""
+    config, layers = encoder.model.config, encoder.model.vision_encoder.encoder
+    left, edges = int(np.prod(config.window)), 0
+    for number in range(config.video_layers):
+        edges += count_edges(left, layers.pattern(number, left), config.block)
+        if number in config.drop_after and config.keep_rate < 1:
+            left = math.ceil(config.keep_rate * left)
+    return edges
+
+
+def accuracy_table(
+    tuned,
+    accuracy: Callable,
+    weights: Path,
+    vocab: Path,
+    edges: Sequence[tuple[int, int] | None],
+    keep: Sequence[float],
+) -> pd.DataFrame:
+    """Every pair of `edges` (None: dense) and keep rates, at inference alone: columns edges, keep, work, accuracy.
+
+    accuracy: model -> 0..1, as `shuffling.tuned` gives it; work: as a share of dense attention to all patches.
+    """
+    whole, rows = work(svitt.load(weights, vocab, sparse_edges=None, keep_rate=1.0)), []
+    for pattern in edges:
+        for rate in keep:
+            model = with_sparsity(tuned, weights, vocab, sparse_edges=pattern, keep_rate=rate)
+            name = "dense" if pattern is None else f"{pattern[0]} local, {pattern[1]} random"
+            rows.append((name, rate, work(model.encoder) / whole, accuracy(model)))
+    return pd.DataFrame(rows, columns=["edges", "keep", "work", "accuracy"])
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ ACTIONS = {
     "grate cheese": (230, 230, 20),
 }
 TEXTS = list(ACTIONS)
-SMALL = dict(objective="itc", stages=[(2, 0.7)], steps=[50], batch_size=16, lr=0.003, warmup=5, seconds=2.0, size=SIDE)
+SMALL = dict(objective="itc", stage_frames=[2], stage_keep=[0.7], num_steps=50, batch_size=16, lr=0.003, warmup=5)
+SMALL |= dict(seconds=2.0, size=SIDE)
 SMALL |= dict(patch=8, width=16, heads=2, video_layers=2, text_layers=2, fusion_layer=1, embed_dim=16, block=2)
 SMALL |= dict(drop_after=(0,), fusion_keep_rate=0.5, fusion_drop_after=(1,), layer_scale=1.0, drop_path=0.0)
 SMALL |= dict(dropout=0.0, mask_probability=0.3)
@@ -61,8 +62,8 @@ def train(folder, corpus, **changed):
 
 @pytest.fixture(scope="module", params=svitt.OBJECTIVES)
 def trained(request, corpus, tmp_path_factory):
-    steps = {"itc": [50], "egonce": [120]}[request.param]  # half of the clips are negatives of the same scene
-    return train(tmp_path_factory.mktemp("svitt") / request.param, corpus, objective=request.param, steps=steps)
+    steps = {"itc": 50, "egonce": 120}[request.param]  # half of the clips are negatives of the same scene
+    return train(tmp_path_factory.mktemp("svitt") / request.param, corpus, objective=request.param, num_steps=steps)
 
 
 def new_clips(count=6, frames=2):
@@ -90,7 +91,7 @@ def test_captions_alone_teach_what_a_clip_shows(trained, corpus):
 
 def test_permuted_captions_teach_nothing(corpus, tmp_path):
     """Four guesses a run, right by chance with probability 1/4; two runs of eight guesses: 0.25 + 2 * 0.15."""
-    runs = [train(tmp_path / str(seed), corpus, captions="permuted", seed=seed, steps=[30]) for seed in (1, 2)]
+    runs = [train(tmp_path / str(seed), corpus, captions="permuted", seed=seed, num_steps=30) for seed in (1, 2)]
     assert np.mean([zero_shot(folder, corpus) for folder in runs]) <= 0.55
 
 
@@ -141,7 +142,8 @@ def test_an_official_file_is_an_encoder_too(trained, corpus, tmp_path):
 
 def test_stages_of_more_frames_go_on_from_the_weights_before(corpus, tmp_path):
     """The second stage begins where the first ends: one step moves a weight by about the learning rate."""
-    folder = train(tmp_path / "two", corpus, stages=[(2, 0.7), (4, 0.6)], steps=[8, 1], lr=0.003, warmup=0)
+    stages = dict(stage_frames=[2, 4], stage_keep=[0.7, 0.6], num_steps=1)
+    folder = train(tmp_path / "two", corpus, **stages, lr=0.003, warmup=0)
     history = pd.read_csv(folder / "history.csv")
     assert history["stage"].tolist() == [1, 2] and history["frames"].tolist() == [2, 4]
     encoder = svitt.load(folder, corpus["vocab"])
@@ -159,7 +161,8 @@ def test_stages_of_more_frames_go_on_from_the_weights_before(corpus, tmp_path):
 def test_an_official_checkpoint_can_be_the_beginning(trained, corpus, tmp_path):
     encoder = svitt.load(trained, corpus["vocab"])
     torch.save({"model": encoder.model.state_dict()}, tmp_path / "official.pth")
-    folder = train(tmp_path / "more", corpus, stages=[(4, 0.6)], steps=[1], lr=1e-6, initial=tmp_path / "official.pth")
+    settings = dict(stage_frames=[4], stage_keep=[0.6], num_steps=1, lr=1e-6)
+    folder = train(tmp_path / "more", corpus, **settings, initial=tmp_path / "official.pth")
     weights = torch.load(folder / "weights.pt", weights_only=True)["vision_proj.weight"]
     torch.testing.assert_close(weights, encoder.model.vision_proj.weight.detach(), rtol=0, atol=1e-5)
 
@@ -168,8 +171,9 @@ def test_an_official_checkpoint_can_be_the_beginning(trained, corpus, tmp_path):
 def test_a_killed_run_goes_on_with_the_same_result(corpus, tmp_path, monkeypatch, objective):
     monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 2)
     settings = dict(
-        objective=objective, stages=[(2, 0.7), (4, 0.6)], steps=[3, 3], batch_size=6, dropout=0.1, drop_path=0.5
-    )
+        objective=objective, stage_frames=[2, 4], stage_keep=[0.7, 0.6], num_steps=3, batch_size=6, dropout=0.1,
+        drop_path=0.5,
+    )  # fmt: skip
     whole = train(tmp_path / "whole", corpus, **settings)
     real, calls = svitt.pair_losses, iter(range(100))
 
@@ -191,7 +195,7 @@ def test_a_killed_run_goes_on_with_the_same_result(corpus, tmp_path, monkeypatch
 
 
 def test_seeds(corpus, tmp_path):
-    folders = [train(tmp_path / name, corpus, steps=[2], seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    folders = [train(tmp_path / name, corpus, num_steps=2, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
     one, same, other = (
         torch.load(folder / "weights.pt", weights_only=True)["vision_proj.weight"] for folder in folders
     )
@@ -201,8 +205,8 @@ def test_seeds(corpus, tmp_path):
 def test_what_cannot_be_trained_is_said(corpus, tmp_path):
     with pytest.raises(ValueError, match="objective 'nce': expected one of itc, egonce"):
         train(tmp_path, corpus, objective="nce")
-    with pytest.raises(ValueError, match="1 numbers of steps for 2 stages"):
-        train(tmp_path, corpus, stages=[(2, 0.7), (4, 0.6)])
+    with pytest.raises(ValueError, match="1 keep rates for 2 stages"):
+        train(tmp_path, corpus, stage_frames=[2, 4])
     with pytest.raises(ValueError, match="batch_size=1 must be a multiple of 1 processes, two or more in each"):
         train(tmp_path, corpus, batch_size=1)
 
@@ -327,6 +331,23 @@ def test_a_true_positive_never_raises_ego_nce_and_one_word_is_none():
         assert ego_nce_loss(similarities, nouns, verbs) == before, "a noun or a verb alone makes no positive"
         verbs[1] = verbs[0]
         assert ego_nce_loss(similarities, nouns, verbs) <= before
+
+
+def test_a_loss_of_weight_0_is_not_computed(small, monkeypatch):
+    model, vocabulary = small
+    ids, mask = map(torch.from_numpy, vocabulary.encode(["cut tomato", "pour oil"]))
+    clips = torch.randint(0, 256, (2, 2, 3, 16, 16), dtype=torch.uint8)
+    monkeypatch.setattr(svitt, "itm_loss", lambda *a: torch.tensor(10.0))
+    monkeypatch.setattr(svitt, "mlm_loss", lambda *a: torch.tensor(100.0))
+
+    def total(*weights):
+        return svitt.pair_losses(model, clips, ids, mask, (), vocabulary, 0.5, *weights).item()
+
+    contrast = total(0.0, 0.0)
+    assert total(2.0, 0.5) == pytest.approx(contrast + 70, abs=1e-3)
+    monkeypatch.setattr(svitt, "itm_loss", lambda *a: pytest.fail("not asked for"))
+    monkeypatch.setattr(svitt, "mlm_loss", lambda *a: pytest.fail("not asked for"))
+    assert total(0.0, 0.0) == contrast
 
 
 def test_scene_clips_are_pairs_of_one_video(corpus):

@@ -24,9 +24,9 @@ from thesis_lib.models.official import load_official
 from thesis_lib.models.svitt import MEAN, STD, SViTT, SViTTConfig, expand
 from thesis_lib.runs import atomic_save
 from thesis_lib.training import distributed
-from thesis_lib.training.films import MOST_UNREADABLE
+from thesis_lib.training.films import MOST_UNREADABLE, around, even
 from thesis_lib.training.loop import choose_device, cosine_decay, fit, num_epochs_of, numbered, seed_everything
-from thesis_lib.training.narrated_clips import NarratedClips, even
+from thesis_lib.training.narrated_clips import NarratedClips
 
 OBJECTIVES = "itc", "egonce"
 MASKED = 0.5  # share of words
@@ -77,8 +77,9 @@ def train(
     howto: Path,
     vocab: Path,
     objective: str,
-    stages: Sequence[Sequence[float]],
-    steps: Sequence[int],
+    stage_frames: Sequence[int],
+    stage_keep: Sequence[float],
+    num_steps: int,
     batch_size: int,
     lr: float,
     warmup: int,
@@ -92,7 +93,7 @@ def train(
     fusion_layer: int,
     embed_dim: int,
     block: int,
-    sparse_edges: Sequence[int] | None = (1, 3),
+    sparse_edges: Sequence[int] = (1, 3),
     drop_after: Sequence[int] = (3, 6, 9),
     fusion_keep_rate: float = 0.1,
     fusion_drop_after: Sequence[int] = (10,),
@@ -100,6 +101,8 @@ def train(
     drop_path: float = 0.1,
     dropout: float = 0.1,
     weight_decay: float = 0.02,
+    matching_weight: float = 1.0,
+    words_weight: float = 1.0,
     mask_probability: float = MASKED,
     taxonomy: Taxonomy = KITCHEN,
     initial: Path | None = None,
@@ -113,13 +116,14 @@ def train(
 ) -> None:
     """Trains SViTT (objective="itc") or SViTT-Ego ("egonce") on howto/videos/ and howto/raw_caption.json.
 
-    stages: (frames, keep rate) of each, as [(4, 0.7), (8, 0.6)]; each begins with the weights of the one before, its
-    position biases stretched in time · steps: optimizer steps of each stage · seconds: how long a clip is, in all
-    stages · size: pixels · patch: pixels of a patch's side · sparse_edges: (local, random) blocks of `block` patches
-    that a block attends to, None: dense · drop_after: video layers, counted from 0, after which patches are dropped ·
-    fusion_keep_rate and fusion_drop_after: the same in the fusion layers, counted as text layers · taxonomy: which
-    verbs and nouns make two captions the same action (egonce) · initial: an official checkpoint to begin with ·
-    the rest as in `NarratedClips` and `loop.fit`.
+    stage_frames, stage_keep: frames and keep rate of each stage, as [4, 8] and [0.7, 0.6]; each begins with the weights
+    of the one before, its position biases stretched in time · num_steps: optimizer steps of each stage · seconds: how
+    long a clip is, in all stages · size: pixels · patch: pixels of a patch's side · sparse_edges: (local, random)
+    blocks of `block` patches that a block attends to, (): dense · drop_after: video layers, counted from 0, after which
+    patches are dropped · fusion_keep_rate and fusion_drop_after: the same in the fusion layers, counted as text layers
+    · matching_weight, words_weight: of the losses beside the contrast, official 1; what weighs 0 is not computed ·
+    taxonomy: which verbs and nouns make two captions the same action (egonce) · initial: an official checkpoint to
+    begin with · the rest as in `NarratedClips` and `loop.fit`.
 
     Equal captions of a batch are positives of each other (the official `idx`). Processes that torchrun starts share a
     batch; in ITC and EgoNCE each clip has the texts of the whole batch beside it, in ITM those of its own process.
@@ -127,14 +131,14 @@ def train(
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective {objective!r}: expected one of {', '.join(OBJECTIVES)}")
-    if len(stages) != len(steps) or not len(stages):
-        raise ValueError(f"{len(steps)} numbers of steps for {len(stages)} stages: one for each")
+    if len(stage_frames) != len(stage_keep) or not len(stage_frames):
+        raise ValueError(f"{len(stage_keep)} keep rates for {len(stage_frames)} stages: one for each")
     share = distributed.world_size()
     if batch_size % share or batch_size // share < 2:
         raise ValueError(f"batch_size={batch_size} must be a multiple of {share} processes, two or more in each")
     folder, device = Path(folder), choose_device(device)
     vocabulary = Vocabulary(vocab)
-    most = max(int(frames) for frames, _ in stages)
+    most = max(stage_frames)
     corpus = NarratedClips(
         howto,
         frames=most,
@@ -155,7 +159,7 @@ def train(
         video_layers=video_layers,
         layer_scale=layer_scale,
         drop_path=drop_path,
-        sparse_edges=None if sparse_edges is None else tuple(sparse_edges),
+        sparse_edges=tuple(sparse_edges) or None,
         block=block,
         pattern_seed=seed,
         drop_after=tuple(drop_after),
@@ -173,8 +177,7 @@ def train(
     if initial is not None:
         start = load_official("svitt", initial)[0]
         weights, trained_frames = start.state_dict(), start.config.frames
-    for number, ((frames, keep_rate), num_steps) in enumerate(zip(stages, steps, strict=True), 1):
-        frames = int(frames)
+    for number, (frames, keep_rate) in enumerate(zip(stage_frames, stage_keep, strict=True), 1):
         config = replace(config, frames=frames, keep_rate=float(keep_rate))
         seed_everything(seed)
         model = SViTT(config).to(device)
@@ -185,7 +188,7 @@ def train(
             ids, mask = (torch.from_numpy(values).to(device) for values in vocabulary.encode(texts, MAX_WORDS))
             whiten(model, clips[:, even(most, frames)].to(device), ids, mask)
 
-        def batches(epoch: int, num_steps=num_steps) -> list[tuple[int, int, int]]:
+        def batches(epoch: int) -> list[tuple[int, int, int]]:
             return [(*step, part) for step in numbered(epoch, num_steps) for part in range(share)]
 
         def load(item: tuple[int, int, int], frames=frames, number=number):
@@ -196,7 +199,7 @@ def train(
             return clips[:, even(most, frames)], ids, mask, words
 
         def loss(batch, model=model) -> torch.Tensor:
-            return pair_losses(model, *batch, vocabulary, mask_probability)
+            return pair_losses(model, *batch, vocabulary, mask_probability, matching_weight, words_weight)
 
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
         stage = folder / f"stage-{number}"
@@ -277,7 +280,8 @@ class SceneClips:
     def _clip(self, row: int, rng: np.random.Generator) -> tuple[torch.Tensor | None, str]:
         name, number = self.rows[row]
         centre = self._middle(name, number) + self.corpus.seconds * rng.uniform(-0.5, 0.5)
-        return self.corpus.clip(name, centre), self.corpus.said[name].texts[number]
+        clip = around(self.corpus.films[name], centre, self.corpus.frames, self.corpus.seconds)
+        return clip, self.corpus.said[name].texts[number]
 
     def _middle(self, name: str, number: int) -> float:
         said = self.corpus.said[name]
@@ -304,8 +308,18 @@ def whiten(model: SViTT, clips, ids, mask, noise: float = 0.1) -> None:
 # -- losses ------------------------------------------------------------------------------------------------------------
 
 
-def pair_losses(model: SViTT, clips, ids, mask, words, vocabulary: Vocabulary, mask_probability: float = MASKED):
-    """The sum of contrast, matching and masked words of B pairs.
+def pair_losses(
+    model: SViTT,
+    clips,
+    ids,
+    mask,
+    words,
+    vocabulary: Vocabulary,
+    mask_probability: float = MASKED,
+    matching_weight: float = 1.0,
+    words_weight: float = 1.0,
+):
+    """The weighted sum of contrast, matching and masked words of B pairs.
 
     clips [B, T, 3, H, W] uint8, ids and mask [B, L], words: () for ITC, (nouns [B, N], verbs [B, V]) for EgoNCE.
     """
@@ -322,10 +336,14 @@ def pair_losses(model: SViTT, clips, ids, mask, words, vocabulary: Vocabulary, m
         similarities = distributed.gather(text_vectors) @ distributed.gather(video_vectors).T
         alike = equal_rows(distributed.gather(F.pad(ids, (0, MAX_WORDS + 2 - ids.shape[1]), value=vocabulary.pad)))
         contrast = itc_loss(similarities.float() / temperature, alike)
-    with torch.no_grad():
-        near = (text_vectors @ video_vectors.T).float() / temperature
-    matching = itm_loss(model, text, mask, states, near, same)
-    return contrast + matching + mlm_loss(model, ids, mask, states, vocabulary, mask_probability)
+    loss = contrast
+    if matching_weight:
+        with torch.no_grad():
+            near = (text_vectors @ video_vectors.T).float() / temperature
+        loss = loss + matching_weight * itm_loss(model, text, mask, states, near, same)
+    if words_weight:
+        loss = loss + words_weight * mlm_loss(model, ids, mask, states, vocabulary, mask_probability)
+    return loss
 
 
 def equal_rows(ids: torch.Tensor) -> torch.Tensor:

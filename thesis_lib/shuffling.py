@@ -8,10 +8,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
-from thesis_lib import clip_stages, extraction, seconds, segmentation, stages
+from thesis_lib import clip_stages, extraction, methods, order, params, seconds, segmentation, stages
 from thesis_lib.data import video
 from thesis_lib.models.official import load_official
 from thesis_lib.training import clip_tuning, finetune, s3d, videoclip
@@ -42,17 +43,8 @@ class Shuffled(nn.Module):
 
 def of_frames(p: SimpleNamespace, method: str, split: int) -> tuple[float, float]:
     """(in order, shuffled): accuracy of a system that reads frames on the test seconds of a split."""
-    vocab, device = stages.vocabulary(p), choose_device(p.device)
-    folder, weights = clip_stages.fine_tuning(p.profile, method, split), clip_stages.weights(p.profile, method)
-    model = clip_tuning.load(folder, weights, vocab).to(device)
-    clips = clip_stages.clips(p.profile, method)
-    videos = clip_tuning.read_videos(clips, stages.salads(p), split, "test", stages.fps(p))
-
-    def answers(scorer: nn.Module) -> list[np.ndarray]:
-        return [seconds.encode(scorer, video.clips, device=device).argmax(1) for video in videos]
-
-    labels = [video.labels for video in videos]
-    return _accuracy(answers(model), labels), _accuracy(answers(Shuffled(model)), labels)
+    model, accuracy = tuned(p, method, split)
+    return accuracy(model), accuracy(Shuffled(model))
 
 
 def of_videoclip(p: SimpleNamespace, split: int) -> tuple[float, float]:
@@ -74,6 +66,56 @@ def of_videoclip(p: SimpleNamespace, split: int) -> tuple[float, float]:
     labels = [one.labels.numpy() for one in videos]
     mixed = [reshuffled(one) for one in videos]
     return tuple(_accuracy([scores(one.features) for one in some], labels) for some in (videos, mixed))
+
+
+def tuned(p: SimpleNamespace, method: str, split: int) -> tuple[clip_tuning.Tuned, Callable[[nn.Module], float]]:
+    """The fine-tuned system of a split, and the accuracy on its test seconds of any model of the same clips."""
+    vocab, device = stages.vocabulary(p), choose_device(p.device)
+    folder, weights = clip_stages.fine_tuning(p.profile, method, split), clip_stages.weights(p.profile, method)
+    videos = clip_tuning.read_videos(
+        clip_stages.clips(p.profile, method), stages.salads(p), split, "test", stages.fps(p)
+    )
+    targets = np.concatenate([video.labels for video in videos])
+
+    def accuracy(scorer: nn.Module) -> float:
+        scorer.to(device)
+        predicted = [seconds.encode(scorer, video.clips, device=device).argmax(1) for video in videos]
+        return float((np.concatenate(predicted) == targets).mean())
+
+    return clip_tuning.load(folder, weights, vocab), accuracy
+
+
+def there() -> list[str]:
+    """The systems that read frames and whose notebook this report has."""
+    return [name for name, method in methods.METHODS.items() if method.notebook in params.notebooks()]
+
+
+def shuffled_accuracies(p: SimpleNamespace, split: int) -> pd.DataFrame:
+    """Of VideoCLIP and all systems that are `there`: columns method, frames ("in order", "shuffled"), accuracy."""
+    found = {"VideoCLIP": of_videoclip(params.load(stages.NOTEBOOK["fine_tuning"], p.profile), split)}
+    found |= {methods.find(name).title: of_frames(p, name, split) for name in there()}
+    kinds = ("in order", "shuffled")
+    rows = [(title, *row) for title, values in found.items() for row in zip(kinds, values, strict=True)]
+    return pd.DataFrame(rows, columns=["method", "frames", "accuracy"])
+
+
+def order_probes(p: SimpleNamespace, others: dict[str, Callable], count: int = 200) -> pd.DataFrame:
+    """The two tasks of `order` asked of the frozen features of all systems that are `there`, and of `others`.
+
+    others: {title: clips -> vectors}, asked about clips as those of the last system. Columns method, task, ordered,
+    shuffled, sensitivity.
+    """
+    vocab, rows = stages.vocabulary(p), []
+    systems_there = {
+        methods.find(name).title: methods.load(name, clip_stages.weights(p.profile, name), vocab) for name in there()
+    }
+    for title, encoder in (systems_there | others).items():
+        about = encoder if title in systems_there else list(systems_there.values())[-1]
+        clips, labels = order.order_tasks(np.random.default_rng(p.seed), count, about.frames, about.size)
+        for task in order.TASKS:
+            values = order.order_sensitivity(encoder, clips, labels[task], np.random.default_rng(p.seed))
+            rows.append({"method": title, "task": task} | values)
+    return pd.DataFrame(rows)
 
 
 def _of_seconds(folder, p: SimpleNamespace) -> Callable[[torch.Tensor], np.ndarray]:

@@ -1,0 +1,84 @@
+"""Questions over narrated videos: what is asked, what is compared, who is a positive of whom."""
+
+import numpy as np
+import pytest
+import torch
+
+from thesis_lib import narrated_questions
+from thesis_lib.data.captions import Captions
+from thesis_lib.data.egoclip import INTER, INTRA
+from thesis_lib.training.films import Film
+
+TEXTS = ["cut the tomato", "cutting tomatoes", "cut the cheese", "peel a tomato", "pour oil", "pour oil"]
+
+
+class Corpus:
+    """Six videos of six captions of ten seconds, one frame a second that holds 40 * video + 6 * caption."""
+
+    frames, seconds = 2, 2.0
+
+    def __init__(self, unreadable=()):
+        self.names = [f"v{number}" for number in range(6)]
+        starts = 10.0 * np.arange(6)
+        self.said = {
+            name: Captions(starts, starts + 10, [f"{number} {caption}" for caption in range(6)])
+            for number, name in enumerate(self.names)
+        }
+        self.films = {name: self.film(number, name in unreadable) for number, name in enumerate(self.names)}
+
+    def film(self, number, broken):
+        values = torch.arange(60) // 10 * 6 + 40 * number
+        shown = values.byte()[:, None, None, None].expand(60, 3, 4, 4)
+        return Film(60, 1.0, lambda start, count: None if broken else shown[start : start + count])
+
+
+class Reader:
+    """Knows both: the direction of a clip is its value as an angle, that of a text the same."""
+
+    def embed(self, clips):
+        angle = clips.mean(dim=(1, 2, 3, 4)) * 3
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+    def embed_texts(self, texts):
+        values = [40 * int(text[0]) + 6 * int(text[2]) for text in texts]
+        angle = torch.tensor(values) / 255 * 3
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+@pytest.fixture
+def asked():
+    return narrated_questions.draw(Corpus(), 30, np.random.default_rng(0))
+
+
+def test_who_knows_clips_and_texts_answers_all(asked):
+    scores = narrated_questions.similarities(Reader(), Corpus(), asked)
+    assert scores.shape == (60, 5) and narrated_questions.accuracy(scores, asked) == {"inter": 1.0, "intra": 1.0}
+    assert [question.type for question in asked] == [INTER] * 30 + [INTRA] * 30
+    assert np.allclose(scores[range(60), [question.answer for question in asked]], 1, atol=1e-5)
+
+
+def test_a_clip_that_cannot_be_read_is_like_nothing(asked):
+    scores = narrated_questions.similarities(Reader(), Corpus(unreadable=("v3",)), asked)
+    broken = np.array([[clip[0] == "v3" for clip in question.choices] for question in asked])
+    assert broken.any() and (scores[broken] == -1).all() and (scores[~broken] > -1).all()
+    assert narrated_questions.accuracy(scores, asked)["inter"] < 1
+
+
+def test_two_rows_are_alike_in_a_verb_a_noun_or_both():
+    found = narrated_questions.positives(TEXTS).set_index("alike")
+    assert found["pairs"].to_dict() == pytest.approx(
+        {
+            "verb": (2 + 2 + 2 + 0 + 1 + 1) / 6,
+            "noun": (2 + 2 + 0 + 2 + 1 + 1) / 6,
+            "verb and noun": 4 / 6,
+            "text": 2 / 6,
+        }
+    )
+    assert found["rows"].to_dict() == pytest.approx(
+        {"verb": 5 / 6, "noun": 5 / 6, "verb and noun": 4 / 6, "text": 2 / 6}
+    )
+
+
+def test_negatives_that_tell_of_the_same_action():
+    assert narrated_questions.scene_positives(TEXTS) == 0, "tomato and peel, cheese and oil, ..."
+    assert narrated_questions.scene_positives([TEXTS[0], TEXTS[4], TEXTS[1], TEXTS[3]]) == 0.5

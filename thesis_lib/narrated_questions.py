@@ -1,0 +1,68 @@
+"""Questions in the manner of EgoMCQ over any narrated videos, and who is a positive of whom in a batch of EgoNCE."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from thesis_lib import metrics, seconds
+from thesis_lib.data.egoclip import KITCHEN, Question, Taxonomy, draw_questions
+from thesis_lib.training.films import around
+from thesis_lib.training.narrated_clips import NarratedClips
+
+
+def draw(corpus: NarratedClips, count: int, rng: np.random.Generator) -> list[Question]:
+    """`count` questions of each type over the captions of a corpus, see `data.egoclip.draw_questions`."""
+    said = [(name, corpus.said[name]) for name in corpus.names]
+    clips = [(name, *row) for name, own in said for row in zip(own.starts, own.ends, own.texts, strict=True)]
+    return draw_questions(clips, count, rng)
+
+
+@torch.inference_mode()
+def similarities(encoder: nn.Module, corpus: NarratedClips, questions: Sequence[Question]) -> np.ndarray:
+    """[Q, 5] cosines of each question's text and clips, a clip around the middle of what is said of it.
+
+    A clip that cannot be read is like nothing: -1.
+    """
+    chosen = list(dict.fromkeys(clip for question in questions for clip in question.choices))
+    shown = [around(corpus.films[c[0]], (c[1] + c[2]) / 2, corpus.frames, corpus.seconds) for c in chosen]
+    readable = [place for place, clip in enumerate(shown) if clip is not None]
+    found = seconds.encode(encoder.embed, np.stack([shown[place].numpy() for place in readable]))
+    vectors = dict(zip((chosen[place] for place in readable), found, strict=True))
+    texts = encoder.embed_texts([question.query for question in questions]).numpy()
+    return np.array(
+        [[text @ vectors[clip] if clip in vectors else -1.0 for clip in question.choices]
+         for text, question in zip(texts, questions, strict=True)]
+    )  # fmt: skip
+
+
+def accuracy(scores: np.ndarray, questions: Sequence[Question]) -> dict[str, float]:
+    """`metrics.egomcq_accuracy` of `similarities`: {"inter", "intra"}."""
+    answers, types = ([getattr(question, name) for question in questions] for name in ("answer", "type"))
+    return metrics.egomcq_accuracy(scores, answers, types)
+
+
+def positives(texts: Sequence[str], taxonomy: Taxonomy = KITCHEN) -> pd.DataFrame:
+    """Which other rows of a batch are alike: columns alike ("verb", "noun", "verb and noun", "text"), pairs, rows.
+
+    pairs: mean number of others to a row; rows: share of rows that have at least one.
+    """
+    nouns, verbs = taxonomy.tags(texts)
+    same = np.array([[one == other for other in texts] for one in texts])
+    noun, verb = nouns @ nouns.T > 0, verbs @ verbs.T > 0
+    found = {"verb": verb, "noun": noun, "verb and noun": verb & noun, "text": same}
+    others = ~np.eye(len(texts), dtype=bool)
+    rows = [(name, (alike & others).sum(1).mean(), (alike & others).any(1).mean()) for name, alike in found.items()]
+    return pd.DataFrame(rows, columns=["alike", "pairs", "rows"])
+
+
+def scene_positives(texts: Sequence[str], taxonomy: Taxonomy = KITCHEN) -> float:
+    """Share of the scene-aware negatives of a batch of `training.svitt.SceneClips` that are a positive after all.
+
+    texts: pairs, then their negatives; one that shares a verb and a noun with its pair is told to be close to it.
+    """
+    half = len(texts) // 2
+    nouns, verbs = ((words[:half] * words[half : 2 * half]).sum(1) > 0 for words in taxonomy.tags(texts))
+    return float((nouns & verbs).mean())
