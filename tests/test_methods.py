@@ -21,7 +21,8 @@ def test_a_recipe_is_trained_and_loaded_alike(name):
         "howto",
         "vocab",
     }
-    assert needed <= params.declared(about.notebook).keys(), "the notebook sets what has no default"
+    given = params.declared(about.notebook).keys() | about.changed.keys()
+    assert needed <= given, "the notebook sets what has no default"
 
 
 def test_an_unknown_system_is_named_with_the_known_ones():
