@@ -82,10 +82,12 @@ def jobs(profile: str) -> dict[str, dict]:
 
 def systems(method: str) -> dict[str, dict]:
     """The jobs of a system that reads frames."""
-    made = (f"{method}_weights", f"{method}_clips")
-    return {
+    alike = [name for name, one in methods.METHODS.items() if one.notebook == methods.find(method).notebook]
+    clips = f"{alike[0]}_clips"  # systems of one notebook see the same clips
+    made = (f"{method}_weights", clips)
+    found = {clips: job(f"{method}.clips", ("corpus",))} if method == alike[0] else {}
+    return found | {
         f"{method}_weights": job(f"{method}.weights", ("corpus",)),
-        f"{method}_clips": job(f"{method}.clips", ("corpus",)),
         f"{method}_fine_tuning": job(f"{method}.fine_tuning_splits", made),
         f"{method}_frozen": job(f"{method}.frozen_splits", made),
     }
