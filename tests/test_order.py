@@ -110,7 +110,7 @@ def test_svitt_learns_the_order_that_it_cannot_see_right_after_inflation():
     test, truth = order_tasks(np.random.default_rng(1), 200, frames=2, size=8)
     torch.manual_seed(0)
     sizes = dict(frames=2, image_size=8, patch_size=4, hidden_size=16, num_attention_heads=4, intermediate_size=32)
-    sizes |= dict(video_layers=2, layer_scale=1.0, drop_path=0.0, sparse_edges=None, keep_rate=1.0)
+    sizes |= dict(video_layers=2, layer_scale=1.0, stochastic_depth=0.0, sparse_edges=None, keep_rate=1.0)
     model = SViTT(SViTTConfig(**sizes, vocab_size=10, text_layers=1, fusion_layer=0, embed_dim=8))
     head = torch.nn.Linear(16, 2)
 

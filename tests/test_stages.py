@@ -128,7 +128,7 @@ def test_a_parameter_of_fine_tuning_changes_fine_tuning_alone(keys):
 
 def test_a_parameter_of_pretraining_reaches_control_and_fine_tuning_but_no_features(keys):
     expected = {name for name in jobs_of("smoke") if name.startswith(("pretraining", "compared", "control"))}
-    expected |= {name for name in jobs_of("smoke") if name.startswith(("fine_tuning", "few_labels"))}
+    expected |= {name for name in jobs_of("smoke") if name.startswith(("fine_tuning", "few_labels", "videoclip"))}
     assert changed(keys, "05_pretraining", lr=0.5) == expected
 
 

@@ -71,7 +71,7 @@ def jobs(profile: str) -> dict[str, dict]:
     for number, changed in enumerate(p["fine_tuning"].compared, 1):
         about = dict(split=p["fine_tuning"].splits[0], weights="reference", head=p["fine_tuning"].heads_tuned[0])
         found[f"fine_tuning_changed{number}"] = job("fine_tuning", pretrained, **about, changed=changed)
-    found["frozen"] = job("frozen_splits", pretrained)
+    found["videoclip_frozen"] = job("frozen_splits", pretrained)
     for head in p["fine_tuning"].heads_tuned:
         found[f"few_labels_{head}"] = job("few_labels_all", pretrained, head=head)
     for name, method in methods.METHODS.items():

@@ -23,7 +23,7 @@ SIDE, PATCH = 24, 6  # pixels of a frame and of a patch of the model
 ROW, COLUMNS = 2, 2  # patches where the thing lies: of the third row, the first two
 SETTINGS = dict(num_steps=1, batch_size=32, lr=2e-3, warmup=10, frames=2, seconds=0.5, size=SIDE, patch_size=PATCH)
 SETTINGS |= dict(hidden_size=32, num_attention_heads=2, video_layers=1, text_layers=1, fusion_layers=1, embed_dim=16)
-SETTINGS |= dict(num_entities=len(THINGS), dropout=0.0, drop_path=0.0, prompter_boxes=True)
+SETTINGS |= dict(num_entities=len(THINGS), dropout=0.0, stochastic_depth=0.0, prompter_boxes=True)
 
 
 def write_corpus(root: Path, num_videos: int = 12, seed: int = 0) -> None:

@@ -11,6 +11,7 @@ NEEDS = {  # besides their stages, notebooks need others: whose results they rea
     "05_pretraining": ["02_feature_extraction"],
     "06_zero_shot": ["05_pretraining"],
     "07_fine_tuning": ["04_baseline", "05_pretraining"],
+    "A3_svitt": ["07_fine_tuning", "A1_videomae", "A2_alpro"],  # asks all systems whether they look at order
 }
 SUMMARY = "08_summary"  # reads what all others measured
 PAGE = ("report", "chapters", "markup", "rendering")  # make the page alone

@@ -145,7 +145,7 @@ def test_clips_of_a_batch_do_not_meet(small):
 
 def test_whole_branches_are_dropped_in_training_alone():
     torch.manual_seed(0)
-    model = shaken(TimeSformer(16, 8, 2, 16, 4, 2, 32, drop_path=0.9))
+    model = shaken(TimeSformer(16, 8, 2, 16, 4, 2, 32, stochastic_depth=0.9))
     clip = torch.randn(2, 3, 2, 16, 16)
     with torch.no_grad():
         assert not torch.equal(model.train().encode_video_tokens(clip), model.encode_video_tokens(clip))

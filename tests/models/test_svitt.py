@@ -28,7 +28,7 @@ TINY = SViTTConfig(
     intermediate_size=64,
     video_layers=3,
     layer_scale=1.0,
-    drop_path=0.0,
+    stochastic_depth=0.0,
     block=6,
     drop_after=(0, 1),
     vocab_size=40,
@@ -164,15 +164,15 @@ def test_padding_of_texts_changes_nothing(clip):
     torch.testing.assert_close(both[1:, :3], alone)
 
 
-def test_drop_path_leaves_out_whole_branches_in_training_only(clip):
-    model = build(drop_path=1.0, sparse_edges=None, keep_rate=1.0)
+def test_stochastic_depth_leaves_out_whole_branches_in_training_only(clip):
+    model = build(stochastic_depth=1.0, sparse_edges=None, keep_rate=1.0)
     layer, x = model.vision_encoder.encoder.layer[-1], torch.randn(2, 65, 32)
     positions = torch.arange(64)[None]
     whole = layer(x, None, positions)[0]
     assert not torch.equal(whole, x)
-    layer.drop_path = 0.999
+    layer.stochastic_depth = 0.999
     assert torch.equal(layer.train()(x, None, positions)[0], x)
-    layer.drop_path = 0.5
+    layer.stochastic_depth = 0.5
     torch.manual_seed(0)
     mean = torch.stack([layer._dropped(torch.ones(1, 1, 1)) for _ in range(4000)]).mean()
     assert mean.item() == pytest.approx(1, abs=0.06)

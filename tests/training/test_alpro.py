@@ -157,7 +157,7 @@ def model(howto):
     torch.manual_seed(0)
     sizes = dict(size=SIDE, patch_size=PATCH, num_frames=2, video_layers=1, hidden_size=16, num_attention_heads=2)
     sizes |= dict(intermediate_size=32, num_hidden_layers=2, fusion_layer=1, embed_dim=8, num_entities=4, dropout=0.0)
-    return Alpro(AlproConfig(**sizes, drop_path=0.0, vocab_size=len(Vocabulary(howto / "vocab.txt"))))
+    return Alpro(AlproConfig(**sizes, stochastic_depth=0.0, vocab_size=len(Vocabulary(howto / "vocab.txt"))))
 
 
 def test_a_pair_has_two_strangers(model, batch, monkeypatch):

@@ -27,7 +27,7 @@ TEXTS = list(ACTIONS)
 SMALL = dict(objective="itc", stage_frames=[2], stage_keep=[0.7], num_steps=50, batch_size=16, lr=0.003, warmup=5)
 SMALL |= dict(seconds=2.0, size=SIDE)
 SMALL |= dict(patch=8, width=16, heads=2, video_layers=2, text_layers=2, fusion_layer=1, embed_dim=16, block=2)
-SMALL |= dict(drop_after=(0,), fusion_keep_rate=0.5, fusion_drop_after=(1,), layer_scale=1.0, drop_path=0.0)
+SMALL |= dict(drop_after=(0,), fusion_keep_rate=0.5, fusion_drop_after=(1,), layer_scale=1.0, stochastic_depth=0.0)
 SMALL |= dict(dropout=0.0, mask_probability=0.3)
 
 
@@ -172,7 +172,7 @@ def test_a_killed_run_goes_on_with_the_same_result(corpus, tmp_path, monkeypatch
     monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 2)
     settings = dict(
         objective=objective, stage_frames=[2, 4], stage_keep=[0.7, 0.6], num_steps=3, batch_size=6, dropout=0.1,
-        drop_path=0.5,
+        stochastic_depth=0.5,
     )  # fmt: skip
     whole = train(tmp_path / "whole", corpus, **settings)
     real, calls = svitt.pair_losses, iter(range(100))

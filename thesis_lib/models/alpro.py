@@ -23,7 +23,7 @@ class AlproConfig:
     patch_size: int = 16
     num_frames: int = 4
     video_layers: int = 12
-    drop_path: float = 0.1
+    stochastic_depth: float = 0.1
     video_classes: int = 0  # of the classifier that released files carry from TimeSformer; nothing uses it
     hidden_size: int = 768  # of both encoders, as are the heads and the MLPs
     num_attention_heads: int = 12
@@ -57,7 +57,7 @@ class TwoTowers(nn.Module):
             config.num_attention_heads,
             config.intermediate_size,
             config.video_classes,
-            config.drop_path,
+            config.stochastic_depth,
         )
         self.visual_encoder = nn.ModuleDict({"model": video})
         self.text_encoder = nn.ModuleDict({"bert": _Bert(config, text_layers)})
@@ -179,7 +179,7 @@ class TimeSformer(nn.Module):
         num_attention_heads: int = 12,
         intermediate_size: int = 3072,
         num_classes: int = 0,
-        drop_path: float = 0.1,
+        stochastic_depth: float = 0.1,
         in_channels: int = 3,
     ):
         super().__init__()
@@ -193,7 +193,7 @@ class TimeSformer(nn.Module):
         self.time_embed = nn.Parameter(torch.zeros(1, num_frames, hidden_size))
         patches = nn.Conv2d(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
         self.patch_embed = nn.ModuleDict({"proj": patches})
-        shares = [drop_path * number / max(1, num_layers - 1) for number in range(num_layers)]
+        shares = [stochastic_depth * number / max(1, num_layers - 1) for number in range(num_layers)]
         self.blocks = nn.ModuleList(
             Block(hidden_size, num_attention_heads, intermediate_size, share) for share in shares
         )
@@ -259,9 +259,9 @@ class Block(nn.Module):
     There is one class token: each frame attends with a copy of it, and it gets the mean of what the frames give.
     """
 
-    def __init__(self, hidden_size, num_attention_heads, intermediate_size, drop_path):
+    def __init__(self, hidden_size, num_attention_heads, intermediate_size, stochastic_depth):
         super().__init__()
-        self.drop_path = drop_path
+        self.stochastic_depth = stochastic_depth
         self.norm1, self.temporal_norm1, self.norm2 = (nn.LayerNorm(hidden_size, eps=1e-6) for _ in range(3))
         self.attn, self.temporal_attn = (_Attention(hidden_size, num_attention_heads) for _ in range(2))
         self.temporal_fc = nn.Linear(hidden_size, hidden_size)
@@ -285,10 +285,10 @@ class Block(nn.Module):
 
     def _drop(self, x):
         """Stochastic depth: whole sequences [..., L, D] of the branch are left out, the others weigh more."""
-        if not self.training or not self.drop_path:
+        if not self.training or not self.stochastic_depth:
             return x
-        kept = torch.rand(*x.shape[:-2], 1, 1, device=x.device) >= self.drop_path
-        return x * kept / (1 - self.drop_path)
+        kept = torch.rand(*x.shape[:-2], 1, 1, device=x.device) >= self.stochastic_depth
+        return x * kept / (1 - self.stochastic_depth)
 
 
 class _Attention(nn.Module):

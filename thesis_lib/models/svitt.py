@@ -57,7 +57,7 @@ class SViTTConfig:
     intermediate_size: int = 3072
     video_layers: int = 12
     layer_scale: float = 0.1  # with which lambda_1 and lambda_2 begin
-    drop_path: float = 0.1  # chance to leave out the last layer's branches, 0 for the first, linear between
+    stochastic_depth: float = 0.1  # chance to leave out the last layer's branches, 0 for the first, linear between
     sparse_edges: tuple[int, int] | None = (1, 3)  # local and random blocks; None: dense
     block: int = 56  # patches
     pattern_seed: int = 0
@@ -203,7 +203,7 @@ class VideoLayer(nn.Module):
         self.output = _dense(config.intermediate_size, width)
         self.layernorm_before, self.layernorm_after = (nn.LayerNorm(width, eps=1e-12) for _ in range(2))
         self.lambda_1, self.lambda_2 = (nn.Parameter(torch.full((width,), config.layer_scale)) for _ in range(2))
-        self.drop_path = config.drop_path * number / max(1, config.video_layers - 1)
+        self.stochastic_depth = config.stochastic_depth * number / max(1, config.video_layers - 1)
 
     def forward(self, x, pattern, positions):
         """x [B, 1 + N, D] -> (x, attention of [CLS] [B, heads, 1, 1 + N])."""
@@ -213,10 +213,10 @@ class VideoLayer(nn.Module):
         return x + self._dropped(self.lambda_2 * self.output["dense"](hidden)), from_cls
 
     def _dropped(self, x):
-        if not self.training or not self.drop_path:
+        if not self.training or not self.stochastic_depth:
             return x
-        stays = torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path
-        return x * stays / (1 - self.drop_path)
+        stays = torch.rand(len(x), 1, 1, device=x.device) >= self.stochastic_depth
+        return x * stays / (1 - self.stochastic_depth)
 
 
 def _dense(inputs, outputs):
