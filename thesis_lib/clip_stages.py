@@ -147,13 +147,13 @@ def frozen_splits(profile: str, method: str) -> list[Path]:
 
 
 def comparison(profile: str, method: str, changed: str, **shared) -> tuple[Path, Path]:
-    """A short pretraining with some arguments changed ("ratio=0.75 masking=random"), and what fine-tuning makes of it.
+    """A short pretraining with some arguments changed ("ratio:0.75 masking:random"), and what fine-tuning makes of it.
 
     (weights, fine-tuned on the first split of notebook 07); `compared_steps` and `compared_epochs` tell the lengths;
     shared: arguments of the recipe that all comparisons have.
     """
     p, tuning = of(method, profile), params.load(stages.NOTEBOOK["fine_tuning"], profile)
-    arguments = {name: yaml.safe_load(value) for name, _, value in (pair.partition("=") for pair in changed.split())}
+    arguments = {name: yaml.safe_load(value) for name, _, value in (pair.partition(":") for pair in changed.split())}
     trained = weights(profile, method, **dict(num_steps=p.compared_steps) | shared | arguments)
     epochs = dict(num_epochs=p.compared_epochs, epochs=[p.compared_epochs])
     name = f"fine-tuning {method} {changed}".strip()
