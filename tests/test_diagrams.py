@@ -26,7 +26,8 @@ def test_the_map_shows_every_notebook_of_the_report():
 def test_the_map_holds_every_dependency_of_the_stages():
     jobs = graph.jobs("smoke")
     number = {name: job["notebook"].split("_")[0] for name, job in jobs.items()}
-    needed = {(number[need], number[name]) for name, job in jobs.items() for need in job["needs"]}
+    shown = {name: job for name, job in jobs.items() if not number[name].startswith("A")}  # appendices are off the map
+    needed = {(number[need], number[name]) for name, job in shown.items() for need in job["needs"]}
     assert [edge for edge in needed if edge[0] != edge[1] and edge[1] not in reachable(edge[0])] == []
 
 

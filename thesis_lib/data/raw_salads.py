@@ -76,7 +76,7 @@ def is_raw(root: str | Path) -> bool:
 
 def public_split(session: str) -> int | None:
     """The split that tests a session, None for the users 08 and 12, who are in none."""
-    user = salads.actor(session)
+    user = salads.actor(f"rgb-{session.removeprefix('rgb-')}")
     return next((split for split, users in TEST_USERS.items() if user in users), None)
 
 
