@@ -176,21 +176,26 @@ def test_the_video_of_a_killed_process_is_taken_over_where_it_was(tmp_path, vide
 
 def test_a_claim_is_of_the_file_that_has_the_name(tmp_path):
     """Who waited for a lock that was removed meanwhile must not go on beside the one that has the new one."""
-    path, order = tmp_path / "x.lock", FORK.Queue()
+    path, order = tmp_path / "x.lock", tmp_path / "order"
+
+    def say(*words):
+        with open(order, "a") as file:  # at once: a queue between processes would deliver later, in any order
+            file.write(" ".join(map(str, words)) + "\n")
 
     def hold(name, seconds):
         with feature_folder.claim(path) as mine:
-            order.put((name, "in", mine))
+            say(name, "in", mine)
             time.sleep(seconds)
-            order.put((name, "out", mine))
+            say(name, "out", mine)
 
     started = [FORK.Process(target=hold, args=(name, 0.05)) for name in range(6)]
     for process in started:
         process.start()
     for process in started:
         process.join()
-    seen = [order.get() for _ in range(12)]
-    assert all(one[:2] == (two[0], "in") and two[1] == "out" for one, two in zip(seen[::2], seen[1::2], strict=True))
+    seen = [line.split() for line in order.read_text().splitlines()]
+    assert len(seen) == 12 and all(mine == "True" for *_, mine in seen)
+    assert all(one[:2] == [two[0], "in"] and two[1] == "out" for one, two in zip(seen[::2], seen[1::2], strict=True))
     assert not path.exists()
 
 
