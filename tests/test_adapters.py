@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from thesis_lib import adapters, clip_stages, methods, stages
+from thesis_lib import adapters, appendix, clip_stages, methods, params, stages
 
 CLASSES = ("cut_tomato", "add_oil", "peel_cucumber")
 FPS = 4.0
@@ -73,3 +73,16 @@ def test_the_weights_by_their_names(system):
     assert clip_stages.start_of(one.p, "scratch") == {"num_steps": 1, "prompter_steps": 1, "lr": 0.0}
     with pytest.raises(ValueError, match="no weights 'best': expected one of reference, own, scratch"):
         one.weights("best")
+
+
+def test_zero_shot_accuracy_is_over_all_test_seconds_beside_that_of_a_constant_class(system, monkeypatch):
+    one, asked = system
+    (one.root / "splits/train.split1.bundle").write_text("b.txt\n")  # class 2 has most frames
+    monkeypatch.setattr(params, "load", lambda notebook, profile: SimpleNamespace(**vars(one.p), splits=[1]))
+    assert appendix.text_accuracy(one.p, "alpro", num_steps=3) == (pytest.approx(5 / 7), pytest.approx(3 / 7))
+    assert asked == [{"num_steps": 3}]
+
+
+def test_an_argument_that_the_recipe_does_not_have_is_named():
+    with pytest.raises(ValueError, match="videomae has no argument 'rato': expected one of folder, howto"):
+        clip_stages.weights("smoke", "videomae", rato=0.5)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from thesis_lib import clip_stages, methods, probes, segmentation, stages, zero_shot
+from thesis_lib import clip_stages, methods, probes, stages, zero_shot
 from thesis_lib.data import salads
 from thesis_lib.training import clip_tuning, videoclip
 
@@ -81,7 +81,7 @@ class FrameSystem:
 
     def predict(self, name: str, split: int, **changed) -> Predictions:
         """(names, predictions [S], targets [S], scores [S, C]); changed: prompts or seconds_rule."""
-        return self._predict(clip_stages.start_of(self.p, name), split, **changed)
+        return self.predict_by(clip_stages.start_of(self.p, name), split, **changed)
 
     def class_vectors(self, name: str) -> np.ndarray:
         """[C, H]: where the texts of the classes lie."""
@@ -95,9 +95,10 @@ class FrameSystem:
     def control(self, captions: str, seed: int, split: int) -> Predictions:
         """Predictions of what was trained on a small scale, on "true" or "permuted" captions."""
         small = dict(num_videos=self.p.control_videos, captions=captions, seed=seed)
-        return self._predict(small, split)
+        return self.predict_by(small, split)
 
-    def _predict(self, changed: dict, split: int, *, prompts: str = "", seconds_rule: str = "", **_) -> Predictions:
+    def predict_by(self, changed: dict, split: int, *, prompts: str = "", seconds_rule: str = "", **_) -> Predictions:
+        """`predict` by weights whose recipe had some arguments changed."""
         vectors, videos = self._videos(changed, split, seconds_rule or self.p.seconds_rule)
         weights = clip_stages.weights(self.p.profile, self.method, **changed)
         scores = [one @ self._texts(weights, prompts or self.p.prompts).T for one in vectors]
@@ -116,8 +117,5 @@ class FrameSystem:
 
 @cache
 def _class_texts(method: str, weights: Path, vocab: Path, names: tuple[str, ...], prompts: str) -> np.ndarray:
-    """[C, E] unit vectors; those of several phrases are averaged and brought to unit length again."""
     with torch.inference_mode():
-        vectors = methods.load(method, weights, vocab).embed_texts(segmentation.prompts(names, prompts))
-    vectors = vectors.unflatten(0, (len(names), -1)).mean(1)
-    return torch.nn.functional.normalize(vectors, dim=1).numpy()
+        return methods.class_vectors(methods.load(method, weights, vocab), names, prompts).numpy()

@@ -1,6 +1,5 @@
 """The common protocol applied to a system that reads frames: from its stages to the rows of the summary."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,14 +14,10 @@ from thesis_lib import (
     probes,
     protocol,
     seconds,
-    segmentation,
     shuffling,
     stages,
     systems,
 )
-from thesis_lib.data import salads
-from thesis_lib.training import clip_tuning
-from thesis_lib.training.loop import choose_device
 from thesis_lib.training.predictions import load_predictions
 
 
@@ -41,7 +36,7 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
             videos, predictions, targets, _ = system.predict("reference", split)
             row = dict(method=systems.row_name(about.title, systems.ZERO), split=split, epoch=None)
             protocol.add_both_grids(report, videos, predictions, targets, **row, **rows)
-    stated = list(enumerate(zip((systems.FEW, systems.MANY), sorted(set(tuned.epochs)), strict=False)))
+    stated = list(enumerate(systems.stated(tuned.epochs)))
     for split, folder in zip(tuned.splits, clip_stages.fine_tuning_splits(p.profile, method), strict=True):
         for which, (kind, epoch) in stated:
             videos, predictions, targets = load_predictions(folder, which)
@@ -59,20 +54,20 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
     systems.keep_order(report, about.title, *shuffling.of_frames(p, method, split), split=split)
 
 
-@torch.inference_mode()
-def text_accuracy(p: SimpleNamespace, method: str, weights: Path) -> tuple[float, float]:
-    """Zero-shot accuracy 0..1 of some weights of a system, and of a constant class: test seconds of all splits."""
-    control, root, vocab = params.load(stages.NOTEBOOK["control"], p.profile), stages.salads(p), stages.vocabulary(p)
-    encoder, device = methods.load(method, weights, vocab), choose_device(p.device)
-    classes = encoder.embed_texts(segmentation.prompts(salads.class_names(root), control.prompts)).numpy()
-    folder, encoder, right = clip_stages.clips(p.profile, method), encoder.to(device), []
-    for split in control.splits:
-        constant = probes.constant_class(root, split)
-        for video in clip_tuning.read_videos(folder, root, split, "test", stages.fps(p)):
-            named = (seconds.encode(encoder.embed, video.clips, device=device) @ classes.T).argmax(axis=1)
-            right.append(np.stack([named == video.labels, video.labels == constant]))
-    accuracy, constant = np.concatenate(right, axis=1).mean(axis=1)
-    return float(accuracy), float(constant)
+def text_accuracy(p: SimpleNamespace, method: str, **changed) -> tuple[float, float]:
+    """Zero-shot accuracy 0..1 of a system, and of a constant class: test seconds of all splits.
+
+    changed: arguments of its recipe that are other than the system's own.
+    """
+    zero, right = params.load(stages.NOTEBOOK["control"], p.profile), []
+    system = adapters.of(SimpleNamespace(**vars(zero) | {"method": method}))
+    for split in zero.splits:
+        constant = probes.constant_class(system.root, split)
+        _, predictions, targets, _ = system.predict_by(changed, split)
+        named, true = np.concatenate(predictions), np.concatenate(targets)
+        right.append(np.stack([named == true, np.full_like(true, constant) == true]))
+    accuracy, of_constant = np.concatenate(right, axis=1).mean(axis=1)
+    return float(accuracy), float(of_constant)
 
 
 def salad_clips(p: SimpleNamespace, method: str, count: int = 2) -> list[np.ndarray]:

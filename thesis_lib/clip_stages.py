@@ -27,12 +27,14 @@ def weights(profile: str, method: str, **changed) -> Path:
     `changed` replaces arguments of its recipe.
     """
     p, about, train = of(method, profile), methods.find(method), methods.recipe(method).train
+    known = inspect.signature(train).parameters
+    if unknown := sorted(changed.keys() - known):
+        raise ValueError(f"{method} has no argument '{unknown[0]}': expected one of {', '.join(known)}")
     if (given := getattr(p, f"{method}_path", "")) and not changed:
         return Path(given)
     values = vars(p) | about.changed | changed
-    said = " ".join(f"{name}={value}" for name, value in changed.items())
+    said = " ".join(f"{name}={value}" for name, value in changed.items() if not isinstance(value, Path))
     values |= dict(howto=stages.named(stages.howto(p)), vocab=stages.vocabulary(p), name=f"{method} {said}".strip())
-    known = inspect.signature(train).parameters
     return runs.cached(train, profile=profile, **{name: values[name] for name in known if name in values})
 
 
@@ -146,15 +148,29 @@ def frozen_splits(profile: str, method: str) -> list[Path]:
     return [frozen(profile, method, split) for split in splits]
 
 
-def comparison(profile: str, method: str, changed: str, **shared) -> tuple[Path, Path]:
-    """A short pretraining with some arguments changed ("ratio:0.75 masking:random"), and what fine-tuning makes of it.
-
-    (weights, fine-tuned on the first split of notebook 07); `compared_steps` and `compared_epochs` tell the lengths;
-    shared: arguments of the recipe that all comparisons have.
-    """
+def comparison(profile: str, method: str, changed: str) -> tuple[Path, Path]:
+    """A short pretraining (`compared_as`) and what fine-tuning on the first split of notebook 07 makes of it, for
+    `compared_epochs`: (weights, fine-tuned)."""
     p, tuning = of(method, profile), params.load(stages.NOTEBOOK["fine_tuning"], profile)
-    arguments = {name: yaml.safe_load(value) for name, _, value in (pair.partition(":") for pair in changed.split())}
-    trained = weights(profile, method, **dict(num_steps=p.compared_steps) | shared | arguments)
+    arguments = compared_as(profile, method, changed)
+    trained = weights(profile, method, **arguments)
+    if "text" in methods.find(method).modalities:
+        vectors(profile, method, "embed", **arguments)  # zero-shot is asked of it too
     epochs = dict(num_epochs=p.compared_epochs, epochs=[p.compared_epochs])
     name = f"fine-tuning {method} {changed}".strip()
     return trained, fine_tuning(profile, method, tuning.splits[0], pretrained=trained, name=name, **epochs)
+
+
+def compared_as(profile: str, method: str, changed: str) -> dict:
+    """What a short pretraining has other than the system itself: `compared_steps`, and "ratio:0.75 masking:random".
+
+    All begin with the prompter of the system, if it has one, and see the first `compared_videos` videos, where these
+    are told.
+    """
+    p, weights_of_all = of(method, profile), weights(profile, method)
+    arguments = {"num_steps": p.compared_steps}
+    if hasattr(p, "compared_videos"):
+        arguments["num_videos"] = p.compared_videos
+    if (prompter := weights_of_all / "prompter").is_dir():
+        arguments["prompter"] = prompter
+    return arguments | {name: yaml.safe_load(value) for name, value in stages.changes(changed).items()}

@@ -6,11 +6,15 @@ torch module with `frames`, `seconds` and `size` of its clips, `dim`, `features(
 To add a system: a model in models/, a recipe in training/, and a line here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
+import torch
 from torch import nn
+
+from thesis_lib import segmentation
 
 
 @dataclass(frozen=True)
@@ -49,3 +53,12 @@ def recipe(name: str):
 def load(name: str, path: str | Path, vocab: str | Path) -> nn.Module:
     """The encoder of a system, from a folder that its recipe wrote or from an official file."""
     return recipe(name).load(path, vocab)
+
+
+def class_vectors(encoder: nn.Module, names: Sequence[str], prompts: str) -> torch.Tensor:
+    """[C, E] unit vectors of class names in the style of `segmentation.prompts`.
+
+    Those of several phrases are averaged and brought to unit length again: these encoders compare directions.
+    """
+    vectors = encoder.embed_texts(segmentation.prompts(names, prompts))
+    return nn.functional.normalize(vectors.unflatten(0, (len(names), -1)).mean(1), dim=1)

@@ -273,12 +273,17 @@ def asformer_run(p: SimpleNamespace, split: int, cut: str, features: Path, featu
 
 def variant(stage: str, p: SimpleNamespace, changed: str) -> SimpleNamespace:
     """The parameters of a notebook with some of them changed: "epoch_choice:held_out lr:0.01", "" for none."""
-    pairs = [pair.partition(":") for pair in changed.split()]
-    if not all(name and colon for name, colon, _ in pairs):
-        raise ValueError(f"{changed!r}: expected parameters as name:value, a space between them")
-    values = {name: value for name, _, value in pairs}
+    values = changes(changed)
     layered = params.layered(NOTEBOOK[stage], p.profile, values)[0]
     return SimpleNamespace(**vars(p) | {name: layered[name] for name in values})
+
+
+def changes(text: str) -> dict[str, str]:
+    """Names and values of "epoch_choice:held_out lr:0.01", {} of "". Raises ValueError for anything else."""
+    pairs = [pair.partition(":") for pair in text.split()]
+    if not all(name and colon for name, colon, _ in pairs):
+        raise ValueError(f"{text!r}: expected parameters as name:value, a space between them")
+    return {name: value for name, _, value in pairs}
 
 
 # -- video and text --------------------------------------------------------------------------------------------------

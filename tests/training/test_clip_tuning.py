@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from thesis_lib import methods
-from thesis_lib.training import clip_tuning
+from thesis_lib.training import clip_tuning, finetune
 from thesis_lib.training.predictions import load_predictions
 
 CLASSES = ("dark_frame", "bright_frame", "red_frame")
@@ -101,6 +101,43 @@ def test_an_epoch_passes_so_many_clips_of_each_video_and_others_the_next_time(da
     assert len({clip.tobytes() for clip in np.concatenate(epochs)}) > 20, "others in each epoch"
     videos = {clip.tobytes(): name for name in range(4) for clip in np.load(data["clips"] / f"v{name}.npy")}
     assert all(sorted(videos[clip.tobytes()] for clip in epoch) == sorted([0, 1, 2, 3] * 3) for epoch in epochs)
+
+
+def test_several_phrases_of_a_class_are_one_class(data, tmp_path, monkeypatch):
+    """All phrases of a name say the same to this encoder, so averaging them must change nothing."""
+
+    def embed_texts(self, texts):
+        classes = [next(i for i, name in enumerate(CLASSES) if name.split("_")[0] in text) for text in texts]
+        return torch.nn.functional.normalize(self.texts[classes], dim=1)
+
+    monkeypatch.setattr(Encoder, "embed_texts", embed_texts)
+    for head in ("text", "classifier"):
+        plain, averaged = (
+            run(tmp_path / f"{head} {prompts}", head=head, **data | dict(prompts=prompts))
+            for prompts in ("readable", "averaged")
+        )
+        one, other = (pd.read_csv(folder / "history.csv") for folder in (plain, averaged))
+        np.testing.assert_allclose(one[["loss", "accuracy"]], other[["loss", "accuracy"]], rtol=1e-4)
+        model = clip_tuning.load(averaged, data["pretrained"], data["vocab"])
+        assert clip_tuning.score_video(model, np.load(data["clips"] / "v5.npy")).shape == (8, len(CLASSES))
+
+
+def test_seconds_without_a_label_are_those_of_the_other_fine_tuning(data, tmp_path):
+    """Clips of 8 seconds, labels of 7 seconds and 3 frames: as published, the rest is class 0, as for VideoCLIP."""
+    frames = (data["root"] / "groundTruth/v4.txt").read_text().splitlines()
+    (data["root"] / "groundTruth/v4.txt").write_text("\n".join(frames[:25]) + "\n")  # 5 seconds of 8
+    features = tmp_path / "features"
+    features.mkdir()
+    for video in range(6):
+        np.save(features / f"v{video}.npy", np.zeros((8, 3), np.float32))
+    for rule in ("middle", "as_published"):
+        ours, theirs = (
+            module.read_videos(folder, data["root"], 1, "test", FPS, rule)
+            for module, folder in ((clip_tuning, data["clips"]), (finetune, features))
+        )
+        assert [v.labels.tolist() for v in ours] == [v.labels.tolist() for v in theirs]
+        assert all(len(v.clips) == len(v.labels) for v in ours)
+        assert len(ours[0].labels) == (5 if rule == "middle" else 8)
 
 
 def test_what_cannot_be_is_said(data, tmp_path, monkeypatch):

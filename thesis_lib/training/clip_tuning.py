@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from thesis_lib import methods, metrics, seconds, segmentation
+from thesis_lib import methods, seconds
 from thesis_lib.data import salads
-from thesis_lib.training import loop
+from thesis_lib.training import loop, second_labels
 from thesis_lib.training.predictions import save_predictions
 
 TEMPERATURE = 0.05  # of the products of unit vectors under head="text"
@@ -35,13 +35,13 @@ class Video:
 class Tuned(nn.Module):
     """An encoder with a head: clips [B, 3, T, H, W] in 0..1 -> class scores [B, C]."""
 
-    def __init__(self, encoder: nn.Module, classes: Sequence[str], head: str):
+    def __init__(self, encoder: nn.Module, classes: Sequence[str], head: str, prompts: str = "readable"):
         super().__init__()
         if head not in ("classifier", "text"):
             raise ValueError(f"head={head!r}: choose one of classifier, text")
         if head == "text" and not encoder.has_text:
             raise ValueError('head="text": this system has no text tower, choose "classifier"')
-        self.encoder, self.classes = encoder, list(classes)
+        self.encoder, self.classes, self.prompts = encoder, list(classes), prompts
         # Features of one system are a thousand times those of another: standardised, as VideoMAE's linear probes are.
         self.head = nn.Sequential(nn.BatchNorm1d(encoder.dim, affine=False), nn.Linear(encoder.dim, len(self.classes)))
         if head == "text":
@@ -50,7 +50,8 @@ class Tuned(nn.Module):
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         if self.head is not None:
             return self.head(self.encoder.features(clips))
-        return self.encoder.embed(clips) @ self.encoder.embed_texts(self.classes).T / TEMPERATURE
+        texts = methods.class_vectors(self.encoder, self.classes, self.prompts)
+        return self.encoder.embed(clips) @ texts.T / TEMPERATURE
 
 
 def train(
@@ -92,14 +93,12 @@ def train(
     """
     folder = Path(folder)
     train_videos, test_videos = (read_videos(clips, root, split, part, fps, seconds_rule) for part in salads.PARTS)
-    if num_videos:
-        chosen = np.random.default_rng(seed).permutation(len(train_videos))[:num_videos]
-        train_videos = [train_videos[index] for index in sorted(chosen)]
-    classes = segmentation.prompts(salads.class_names(root), prompts)
+    train_videos = second_labels.some(train_videos, num_videos, seed)
+    classes = salads.class_names(root)
     device = loop.choose_device(device)
     loop.seed_everything(seed)
-    model = Tuned(methods.load(method, pretrained, vocab), classes, head).to(device)
-    about = {"method": method, "head": head, "classes": classes}
+    model = Tuned(methods.load(method, pretrained, vocab), classes, head, prompts).to(device)
+    about = {"method": method, "head": head, "classes": classes, "prompts": prompts}
     (folder / "head.json").write_text(json.dumps(about, indent=1))
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98), fused=True)
@@ -164,7 +163,8 @@ def score_video(model: nn.Module, clips: np.ndarray, device="cpu") -> np.ndarray
 def load(folder: Path, pretrained: Path, vocab: Path) -> Tuned:
     """What `train` left in `folder`, in eval mode; pretrained: the weights it started from, which tell the sizes."""
     about = json.loads((Path(folder) / "head.json").read_text())
-    model = Tuned(methods.load(about["method"], pretrained, vocab), about["classes"], about["head"])
+    encoder = methods.load(about["method"], pretrained, vocab)
+    model = Tuned(encoder, about["classes"], about["head"], about["prompts"])
     model.load_state_dict(torch.load(Path(folder) / "weights.pt", weights_only=True))
     return model.eval()
 
@@ -172,16 +172,12 @@ def load(folder: Path, pretrained: Path, vocab: Path) -> Tuned:
 def read_videos(
     clips: str | Path, root: str | Path, split: int, part: str, fps: float, rule: str = "middle"
 ) -> list[Video]:
-    """The videos of one part of a split a second at a time, as far as both clips and labels go."""
-    root, mapping = Path(root), salads.read_mapping(Path(root) / "mapping.txt")
-    videos = []
-    for name in salads.read_bundle(root / "splits" / f"{part}.split{split}.bundle"):
+    """The videos of one part of a split a second at a time, see `second_labels.read`; clips stay in their files."""
+
+    def shown(name: str) -> np.ndarray:
         path = Path(clips) / f"{name}.npy"
         if not path.is_file():
             raise ValueError(f"{path}: clips missing (no video of this name, or one that cannot be read)")
-        shown = np.load(path, mmap_mode="r")
-        frames = salads.encode(salads.read_labels(root / "groundTruth" / f"{name}.txt"), mapping, where=name)
-        labels = metrics.to_seconds(frames, fps, rule)
-        count = min(len(shown), len(labels))
-        videos.append(Video(name, shown[:count], np.asarray(labels[:count], dtype=np.int64)))
-    return videos
+        return np.load(path, mmap_mode="r")
+
+    return [Video(*one) for one in second_labels.read(shown, root, split, part, fps, rule)]

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from thesis_lib import metrics, segmentation
+from thesis_lib import segmentation
 from thesis_lib.data import salads
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
-from thesis_lib.training import epochs, loop, videoclip
+from thesis_lib.training import epochs, loop, second_labels, videoclip
 from thesis_lib.training.predictions import save_predictions
 
 
@@ -84,9 +84,7 @@ def train(
     """
     folder, decides = Path(folder), epochs.column(epoch_choice)
     train_videos, test_videos = (read_videos(features, root, split, part, fps, seconds_rule) for part in salads.PARTS)
-    if num_videos:
-        chosen = np.random.default_rng(seed).permutation(len(train_videos))[:num_videos]
-        train_videos = [train_videos[index] for index in sorted(chosen)]
+    train_videos = second_labels.some(train_videos, num_videos, seed)
     held_videos = []
     if epoch_choice == "held_out":
         held = epochs.hold_out([video.name for video in train_videos], seed)
@@ -183,21 +181,14 @@ def train(
 def read_videos(
     features: str | Path, root: str | Path, split: int, part: str, fps: float, rule: str = "middle"
 ) -> list[Video]:
-    """The videos of one part of a split a second at a time, as far as both features and labels go.
-
-    rule="as_published" keeps every feature: seconds without a label become class 0, as in the thesis.
-    """
-    root, mapping = Path(root), salads.read_mapping(Path(root) / "mapping.txt")
-    videos = []
-    for name in salads.read_bundle(root / "splits" / f"{part}.split{split}.bundle"):
-        vectors = salads.read_features(Path(features) / f"{name}.npy")  # [S, D]
-        frames = salads.encode(salads.read_labels(root / "groundTruth" / f"{name}.txt"), mapping, where=name)
-        labels = metrics.to_seconds(frames, fps, rule, len(vectors) if rule == "as_published" else None)
-        seconds = min(len(vectors), len(labels))
-        videos.append(
-            Video(name, torch.tensor(vectors[:seconds], dtype=torch.float32), torch.as_tensor(labels[:seconds]).long())
-        )
-    return videos
+    """The videos of one part of a split a second at a time, see `second_labels.read`."""
+    read = second_labels.read(
+        lambda name: salads.read_features(Path(features) / f"{name}.npy"), root, split, part, fps, rule
+    )
+    return [
+        Video(name, torch.tensor(vectors, dtype=torch.float32), torch.from_numpy(labels))
+        for name, vectors, labels in read
+    ]
 
 
 def build(config: VideoCLIPConfig, weights: dict[str, torch.Tensor], num_classes: int = 0) -> VideoCLIP:
