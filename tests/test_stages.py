@@ -153,9 +153,11 @@ def test_a_system_that_reads_frames_is_on_its_own(keys, method):
     found = changed(keys, methods.find(method).notebook, num_steps=99)
     alike = [name for name, one in methods.METHODS.items() if one.notebook == methods.find(method).notebook]
     assert {f"{method}_weights", f"{method}_fine_tuning", f"{method}_frozen"} <= found
-    assert found == {name for name in of_frames() if name.startswith(tuple(f"{one}_" for one in alike))} - {
-        f"{one}_clips" for one in alike
-    }
+    jobs = {name for name in of_frames() if name.startswith(tuple(f"{one}_" for one in alike))}
+    compared = {name for name in jobs if name.startswith(f"{alike[0]}_changed")}
+    assert found == jobs - compared - {f"{one}_clips" for one in alike}
+    assert len(compared) == len(params.load(methods.find(method).notebook, "smoke").compared)
+    assert compared == changed(keys, methods.find(method).notebook, compared_steps=98)
 
 
 def test_another_corpus_is_another_everything(keys):
@@ -272,8 +274,8 @@ def test_folders_given_take_the_place_of_stages(monkeypatch, tmp_path):
 def test_a_changed_setting_is_a_run_of_its_own(keys):
     jobs = jobs_of("smoke")
     settings = {name: job["arguments"]["changed"] for name, job in jobs.items() if "changed" in job["arguments"]}
-    p = {name: params.load(name, "smoke") for name in ("04_baseline", "07_fine_tuning")}
-    assert list(settings.values()) == [*p["04_baseline"].compared, *p["07_fine_tuning"].compared]
+    notebooks = ("04_baseline", "07_fine_tuning", *dict.fromkeys(one.notebook for one in methods.METHODS.values()))
+    assert list(settings.values()) == [one for name in notebooks for one in params.load(name, "smoke").compared]
     assert all(own(keys())[name] for name in settings), "each computes something"
 
 

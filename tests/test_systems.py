@@ -61,3 +61,17 @@ def test_words_follow_the_tests(rows):
     assert found.loc["SViTT", "n"] == 0 and (found["p_holm"].dropna() >= found["p"].dropna()).all()
     (frozen,) = systems.sentences(rows, [systems.FROZEN])
     assert frozen == "Frozen + ASFormer: not run for two systems."
+
+
+@pytest.mark.parametrize(
+    ("epochs", "stated"),
+    [([15, 8, 8], [("8 epochs", 8), ("15 epochs", 15)]), ([3], [("8 epochs", 3)])],
+)
+def test_numbers_of_epochs_have_a_column_each(epochs, stated):
+    assert systems.stated(epochs) == stated
+
+
+@pytest.mark.parametrize("epochs", [[], [4, 8, 15]])
+def test_more_numbers_of_epochs_than_columns_are_refused(epochs):
+    with pytest.raises(ValueError, match="one or two numbers of epochs"):
+        systems.stated(epochs)

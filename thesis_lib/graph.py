@@ -76,16 +76,20 @@ def jobs(profile: str) -> dict[str, dict]:
         found[f"few_labels_{head}"] = job("few_labels_all", pretrained, head=head)
     for name, method in methods.METHODS.items():
         if method.notebook in params.notebooks():
-            found |= systems(name)
+            found |= systems(name, profile)
     return found
 
 
-def systems(method: str) -> dict[str, dict]:
-    """The jobs of a system that reads frames."""
+def systems(method: str, profile: str) -> dict[str, dict]:
+    """The jobs of a system that reads frames; the first of a notebook has its comparisons."""
     alike = [name for name, one in methods.METHODS.items() if one.notebook == methods.find(method).notebook]
     clips = f"{alike[0]}_clips"  # systems of one notebook see the same clips
-    made = (f"{method}_weights", clips)
-    found = {clips: job(f"{method}.clips", ("corpus",))} if method == alike[0] else {}
+    made, p = (f"{method}_weights", clips), params.load(methods.find(method).notebook, profile)
+    found = {}
+    if method == alike[0]:
+        found[clips] = job(f"{method}.clips", ("corpus",))
+        for number, changed in enumerate(p.compared, 1):
+            found[f"{method}_changed{number}"] = job(f"{method}.comparison", made, changed=changed)
     return found | {
         f"{method}_weights": job(f"{method}.weights", ("corpus",)),
         f"{method}_fine_tuning": job(f"{method}.fine_tuning_splits", made),

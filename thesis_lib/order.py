@@ -36,7 +36,7 @@ def order_tasks(
 def shuffle_frames(clips: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Clips [N, C, T, H, W] with the frames of each in an order of its own, all orders equally likely."""
     orders = torch.from_numpy(rng.permuted(np.tile(np.arange(clips.shape[2]), (len(clips), 1)), axis=1))
-    return clips.gather(2, orders[:, None, :, None, None].expand_as(clips))
+    return clips.gather(2, orders.to(clips.device)[:, None, :, None, None].expand_as(clips))
 
 
 def order_sensitivity(

@@ -36,9 +36,7 @@ class Shuffled(nn.Module):
         return self.model.mixed_5c(self._shuffled(clips))
 
     def _shuffled(self, clips: torch.Tensor) -> torch.Tensor:
-        order = np.argsort(self.rng.random((len(clips), clips.shape[2])), axis=1)
-        index = torch.from_numpy(order).to(clips.device)[:, None, :, None, None].expand_as(clips)
-        return clips.gather(2, index)
+        return order.shuffle_frames(clips, self.rng)
 
 
 def of_frames(p: SimpleNamespace, method: str, split: int) -> tuple[float, float]:

@@ -29,6 +29,17 @@ def row_name(title: str, kind: str) -> str:
     return f"{title} {kind}"
 
 
+def stated(epochs: Sequence[int]) -> list[tuple[str, int]]:
+    """(FEW or MANY, number of epochs) of the fine-tunings of a report, which have one or two lengths.
+
+    Raises ValueError for more: the tables have a column for each of these two.
+    """
+    lengths = sorted(set(epochs))
+    if not 1 <= len(lengths) <= 2:
+        raise ValueError(f"epochs={list(epochs)}: one or two numbers of epochs are reported, a few and many")
+    return list(zip((FEW, MANY), lengths, strict=False))
+
+
 def keep_costs(report, title: str, *, parameters: int, clips: int, seconds: float) -> None:
     """Add what pretraining of a system took: its size, the clips (pairs) it saw, its seconds."""
     about = dict(method=title, weights="", split=None, epoch=None)
