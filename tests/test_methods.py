@@ -1,13 +1,16 @@
 """The registry: every system has a recipe with what notebooks ask of it, and a notebook that declares its arguments."""
 
 import inspect
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
-from thesis_lib import methods, params, segmentation
+from thesis_lib import appendix, clip_stages, graph, methods, params, results, segmentation, systems
+from thesis_lib.training import clip_tuning
 
-KNOWN = [name for name, one in methods.METHODS.items() if one.notebook in params.notebooks()]
+KNOWN = methods.there()
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -51,3 +54,29 @@ def test_a_class_is_one_unit_vector_however_many_phrases_name_it(prompts):
     for name, vector in zip(names, vectors, strict=True):
         mean = Phrases().embed_texts(segmentation.prompts([name], prompts)).sum(0)
         torch.testing.assert_close(vector, mean / mean.norm())
+
+
+def learn(folder, *, howto, vocab, num_steps=7, frames=2, seconds=0.5, size=8, lr=0.1, seed=0, device="auto"):
+    """A recipe all of whose arguments have defaults."""
+
+
+def test_a_system_is_a_model_a_recipe_and_a_line(monkeypatch):
+    recipe = SimpleNamespace(train=learn, __name__="toy")
+    monkeypatch.setattr(methods, "recipe", lambda name: recipe)
+    monkeypatch.setitem(methods.METHODS, "toy", methods.Method("Toy", "toy", "video, text"))
+    p = clip_stages.of("toy", "smoke")
+    assert (p.num_steps, p.frames, p.seconds, p.size, p.lr, p.profile) == (7, 2, 0.5, 8, 0.1, "smoke")
+    assert p.tuned_lr == inspect.signature(clip_tuning.train).parameters["lr"].default and p.compared == []
+    jobs = graph.jobs("smoke")
+    own = {name: job["notebook"] for name, job in jobs.items() if name.startswith("toy")}
+    assert own == {f"toy_{job}": "08_summary" for job in ("clips", "weights", "fine_tuning", "frozen")}
+
+
+def test_the_summary_adds_the_rows_of_systems_without_a_notebook(monkeypatch):
+    kept = pd.DataFrame([{"notebook": "04_baseline", "value": 1.0}, {"notebook": "08_summary", "value": 2.0}])
+    monkeypatch.setattr(results, "load", lambda profile: kept)
+    report, p = SimpleNamespace(rows={}), SimpleNamespace(profile="smoke")
+    monkeypatch.setattr(appendix, "add_rows", lambda report, p, name: report.rows.update({name: {"value": 3.0}}))
+    assert systems.all_rows(report, p)["value"].tolist() == [1.0]
+    monkeypatch.setitem(methods.METHODS, "toy", methods.Method("Toy", "toy", "video"))
+    assert systems.all_rows(report, p)["value"].tolist() == [1.0, 3.0] and report.rows == {"toy": {"value": 3.0}}

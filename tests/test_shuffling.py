@@ -58,7 +58,7 @@ def p(monkeypatch):
 
 
 def test_systems_without_a_notebook_are_not_asked(p, monkeypatch):
-    assert shuffling.there() == ["svitt", "svitt_ego"]
+    assert methods.there() == ["svitt", "svitt_ego"]
     monkeypatch.setattr(shuffling, "of_frames", lambda p, name, split: (0.5 + len(name) / 100, 0.25))
     monkeypatch.setattr(params, "load", lambda notebook, profile: p)
     monkeypatch.setattr(shuffling, "of_videoclip", lambda p, split: (0.7, 0.6))

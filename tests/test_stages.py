@@ -146,12 +146,10 @@ def of_frames():
     return {name for name, job in jobs_of("smoke").items() if "." in job["stage"]}
 
 
-@pytest.mark.parametrize(
-    "method", [name for name, one in methods.METHODS.items() if one.notebook in params.notebooks()]
-)
+@pytest.mark.parametrize("method", methods.there())
 def test_a_system_that_reads_frames_is_on_its_own(keys, method):
     found = changed(keys, methods.find(method).notebook, num_steps=99)
-    alike = [name for name, one in methods.METHODS.items() if one.notebook == methods.find(method).notebook]
+    alike = methods.of_notebook(methods.find(method).notebook)
     assert {f"{method}_weights", f"{method}_fine_tuning", f"{method}_frozen"} <= found
     jobs = {name for name in of_frames() if name.startswith(tuple(f"{one}_" for one in alike))}
     compared = {name for name in jobs if name.startswith(f"{alike[0]}_changed")}

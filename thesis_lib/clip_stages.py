@@ -6,6 +6,7 @@ and 07 those of zero-shot and fine-tuning.
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,20 @@ STAGES = ("weights", "clips", "vectors", "fine_tuning", "fine_tuning_splits", "f
 
 
 def of(method: str, profile: str) -> SimpleNamespace:
-    """The parameters of the recipe of a system."""
-    return params.load(methods.find(method).notebook, profile)
+    """The parameters of the recipe of a system: those of its notebook, or the defaults of the recipe."""
+    from thesis_lib.training import clip_tuning
+
+    if notebook := methods.find(method).notebook:
+        return params.load(notebook, profile)
+    common = vars(params.load(stages.NOTEBOOK["fine_tuning"], profile))
+    tuning = {f"tuned_{name}": value for name, value in _defaults(clip_tuning.train).items()}
+    recipe = _defaults(methods.recipe(method).train)
+    return SimpleNamespace(**tuning | recipe | {name: common[name] for name in params.COMMON}, compared=[])
+
+
+def _defaults(function: Callable) -> dict:
+    given = inspect.signature(function).parameters.items()
+    return {name: one.default for name, one in given if one.default is not inspect.Parameter.empty}
 
 
 def weights(profile: str, method: str, **changed) -> Path:

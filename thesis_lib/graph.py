@@ -2,13 +2,13 @@
 
 from types import SimpleNamespace
 
-from thesis_lib import methods, params, paths, stages
+from thesis_lib import clip_stages, methods, params, paths, rules, stages
 
 
 def job(stage: str, needs: tuple[str, ...] = (), processes: int = 1, hours: int = 12, **arguments) -> dict:
     """One job: a stage with its arguments, after others, on so many processes; what SLURM is asked for."""
     method = stage.rpartition(".")[0]
-    notebook = methods.find(method).notebook if method else stages.NOTEBOOK[stage]
+    notebook = (methods.find(method).notebook or rules.SUMMARY) if method else stages.NOTEBOOK[stage]
     found = {"stage": stage, "arguments": arguments, "needs": list(needs), "notebook": notebook}
     resources = {"mem_mb": 8000 * processes, "runtime": 60 * hours}
     return found | {"processes": processes, "resources": resources}
@@ -74,21 +74,20 @@ def jobs(profile: str) -> dict[str, dict]:
     found["videoclip_frozen"] = job("frozen_splits", pretrained)
     for head in p["fine_tuning"].heads_tuned:
         found[f"few_labels_{head}"] = job("few_labels_all", pretrained, head=head)
-    for name, method in methods.METHODS.items():
-        if method.notebook in params.notebooks():
-            found |= systems(name, profile)
+    for name in methods.there():
+        found |= systems(name, profile)
     return found
 
 
 def systems(method: str, profile: str) -> dict[str, dict]:
     """The jobs of a system that reads frames; the first of a notebook has its comparisons."""
-    alike = [name for name, one in methods.METHODS.items() if one.notebook == methods.find(method).notebook]
-    clips = f"{alike[0]}_clips"  # systems of one notebook see the same clips
-    made, p = (f"{method}_weights", clips), params.load(methods.find(method).notebook, profile)
-    found = {}
-    if method == alike[0]:
+    notebook = methods.find(method).notebook
+    first = methods.of_notebook(notebook)[0] if notebook else method
+    clips = f"{first}_clips"  # systems of one notebook see the same clips
+    made, found = (f"{method}_weights", clips), {}
+    if method == first:
         found[clips] = job(f"{method}.clips", ("corpus",))
-        for number, changed in enumerate(p.compared, 1):
+        for number, changed in enumerate(clip_stages.of(method, profile).compared, 1):
             found[f"{method}_changed{number}"] = job(f"{method}.comparison", made, changed=changed)
     return found | {
         f"{method}_weights": job(f"{method}.weights", ("corpus",)),

@@ -3,7 +3,8 @@
 A recipe is a module with `train(folder, *, howto, vocab, ...)` and `load(path, vocab) -> encoder`. An encoder is a
 torch module with `frames`, `seconds` and `size` of its clips, `dim`, `features(clips) -> [B, dim]`, and, where
 `has_text`, `embed(clips)` and `embed_texts(texts)` -> unit vectors; clips are float [B, 3, T, H, W], RGB in 0..1.
-To add a system: a model in models/, a recipe in training/, and a line here.
+To add a system: a model in models/, a recipe in training/, and a line here. A notebook may set the parameters of its
+recipe and show what it does; without one they are the defaults of `train`, and the summary adds its rows.
 """
 
 from collections.abc import Sequence
@@ -14,27 +15,27 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from thesis_lib import segmentation
+from thesis_lib import params, segmentation
 
 
 @dataclass(frozen=True)
 class Method:
     title: str
-    notebook: str  # whose parameters are those of its recipe
     recipe: str  # module of thesis_lib.training
     modalities: str
+    notebook: str = ""  # whose parameters are those of its recipe; "" is the recipe's own defaults
     changed: dict = field(default_factory=dict)  # arguments of the recipe that make it this system
     untrained: dict = field(default_factory=lambda: {"num_steps": 1, "lr": 0.0})  # that leave its weights as they start
 
 
 VIDEOCLIP = "videoclip"  # reads features, not frames; has stages of its own
 METHODS = {
-    "videomae": Method("VideoMAE", "A1_videomae", "videomae", "video"),
+    "videomae": Method("VideoMAE", "videomae", "video", "A1_videomae"),
     "alpro": Method(
-        "ALPRO", "A2_alpro", "alpro", "video, text", untrained={"num_steps": 1, "prompter_steps": 1, "lr": 0.0}
+        "ALPRO", "alpro", "video, text", "A2_alpro", untrained={"num_steps": 1, "prompter_steps": 1, "lr": 0.0}
     ),
-    "svitt": Method("SViTT", "A3_svitt", "svitt", "video, text", {"objective": "itc"}),
-    "svitt_ego": Method("SViTT-Ego", "A3_svitt", "svitt", "video, text", {"objective": "egonce"}),
+    "svitt": Method("SViTT", "svitt", "video, text", "A3_svitt", {"objective": "itc"}),
+    "svitt_ego": Method("SViTT-Ego", "svitt", "video, text", "A3_svitt", {"objective": "egonce"}),
 }
 
 
@@ -43,6 +44,16 @@ def find(name: str) -> Method:
     if name not in METHODS:
         raise ValueError(f"no method '{name}': expected one of {', '.join([VIDEOCLIP, *METHODS])}")
     return METHODS[name]
+
+
+def of_notebook(notebook: str) -> list[str]:
+    """The systems whose recipes have their parameters from a notebook; "": those that have none."""
+    return [name for name, method in METHODS.items() if method.notebook == notebook]
+
+
+def there() -> list[str]:
+    """The systems of the report: all whose notebook there is, or that need none."""
+    return [name for name, method in METHODS.items() if method.notebook in ("", *params.notebooks())]
 
 
 def recipe(name: str):

@@ -83,29 +83,25 @@ def tuned(p: SimpleNamespace, method: str, split: int) -> tuple[clip_tuning.Tune
     return clip_tuning.load(folder, weights, vocab), accuracy
 
 
-def there() -> list[str]:
-    """The systems that read frames and whose notebook this report has."""
-    return [name for name, method in methods.METHODS.items() if method.notebook in params.notebooks()]
-
-
 def shuffled_accuracies(p: SimpleNamespace, split: int) -> pd.DataFrame:
-    """Of VideoCLIP and all systems that are `there`: columns method, frames ("in order", "shuffled"), accuracy."""
+    """Of VideoCLIP and all systems that are `methods.there`: columns method, frames ("in order", "shuffled"), accuracy."""
     found = {"VideoCLIP": of_videoclip(params.load(stages.NOTEBOOK["fine_tuning"], p.profile), split)}
-    found |= {methods.find(name).title: of_frames(p, name, split) for name in there()}
+    found |= {methods.find(name).title: of_frames(p, name, split) for name in methods.there()}
     kinds = ("in order", "shuffled")
     rows = [(title, *row) for title, values in found.items() for row in zip(kinds, values, strict=True)]
     return pd.DataFrame(rows, columns=["method", "frames", "accuracy"])
 
 
 def order_probes(p: SimpleNamespace, others: dict[str, Callable], count: int = 200) -> pd.DataFrame:
-    """The two tasks of `order` asked of the frozen features of all systems that are `there`, and of `others`.
+    """The two tasks of `order` asked of the frozen features of all systems that are `methods.there`, and of `others`.
 
     others: {title: clips -> vectors}, asked about clips as those of the last system. Columns method, task, ordered,
     shuffled, sensitivity.
     """
     vocab, rows = stages.vocabulary(p), []
     systems_there = {
-        methods.find(name).title: methods.load(name, clip_stages.weights(p.profile, name), vocab) for name in there()
+        methods.find(name).title: methods.load(name, clip_stages.weights(p.profile, name), vocab)
+        for name in methods.there()
     }
     for title, encoder in (systems_there | others).items():
         about = encoder if title in systems_there else list(systems_there.values())[-1]

@@ -6,11 +6,12 @@ system loses when the frames of each clip are shuffled.
 """
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 
-from thesis_lib import audit, conclusions, methods, metrics, protocol, tables
+from thesis_lib import audit, conclusions, methods, metrics, protocol, results, tables
 
 ZERO, FEW, MANY, FROZEN = KINDS = ("zero-shot", "8 epochs", "15 epochs", "frozen + ASFormer")
 COUNTS = {"parameters": "parameters", "clips": "clips or pairs seen in pretraining"}  # -> protocol of their rows
@@ -54,6 +55,18 @@ def keep_order(report, title: str, in_order: float, shuffled: float, split: int)
         method=title, weights="", split=split, epoch=None, metric="difference", value=in_order - shuffled, unit="0..1",
         protocol=ORDER,
     )  # fmt: skip
+
+
+def all_rows(report, p: SimpleNamespace) -> pd.DataFrame:
+    """The rows of all notebooks but the summary, to whose report those of systems that no notebook shows are added."""
+    rows = results.load(p.profile).query("notebook != '08_summary'")
+    if not (alone := methods.of_notebook("")):
+        return rows
+    from thesis_lib import appendix
+
+    for name in alone:
+        appendix.add_rows(report, p, name)
+    return pd.concat([rows, pd.DataFrame(report.rows.values())], ignore_index=True)
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
