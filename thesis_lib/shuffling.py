@@ -84,7 +84,7 @@ def tuned(p: SimpleNamespace, method: str, split: int) -> tuple[clip_tuning.Tune
 
 
 def shuffled_accuracies(p: SimpleNamespace, split: int) -> pd.DataFrame:
-    """Of VideoCLIP and all systems that are `methods.there`: columns method, frames ("in order", "shuffled"), accuracy."""
+    """Of VideoCLIP and all of `methods.there`: columns method, frames ("in order", "shuffled"), accuracy."""
     found = {"VideoCLIP": of_videoclip(params.load(stages.NOTEBOOK["fine_tuning"], p.profile), split)}
     found |= {methods.find(name).title: of_frames(p, name, split) for name in methods.there()}
     kinds = ("in order", "shuffled")
@@ -93,18 +93,16 @@ def shuffled_accuracies(p: SimpleNamespace, split: int) -> pd.DataFrame:
 
 
 def order_probes(p: SimpleNamespace, others: dict[str, Callable], count: int = 200) -> pd.DataFrame:
-    """The two tasks of `order` asked of the frozen features of all systems that are `methods.there`, and of `others`.
+    """The two tasks of `order` asked of the frozen features of all of `methods.there`, and of `others`.
 
     others: {title: clips -> vectors}, asked about clips as those of the last system. Columns method, task, ordered,
     shuffled, sensitivity.
     """
     vocab, rows = stages.vocabulary(p), []
-    systems_there = {
-        methods.find(name).title: methods.load(name, clip_stages.weights(p.profile, name), vocab)
-        for name in methods.there()
-    }
-    for title, encoder in (systems_there | others).items():
-        about = encoder if title in systems_there else list(systems_there.values())[-1]
+    weights = {name: clip_stages.weights(p.profile, name) for name in methods.there()}
+    encoders = {methods.find(name).title: methods.load(name, path, vocab) for name, path in weights.items()}
+    for title, encoder in (encoders | others).items():
+        about = encoder if title in encoders else list(encoders.values())[-1]
         clips, labels = order.order_tasks(np.random.default_rng(p.seed), count, about.frames, about.size)
         for task in order.TASKS:
             values = order.order_sensitivity(encoder, clips, labels[task], np.random.default_rng(p.seed))
