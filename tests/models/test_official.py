@@ -107,8 +107,7 @@ def test_import_prints_report_hash_and_a_forward_pass(save, golden, capsys, kind
     if kind == "asformer":
         path = save(golden.load("asformer/case_small_a").weights())
     else:
-        from thesis_lib.models.official import save_official_videoclip
-        from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
+        from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig, save_official_videoclip
 
         path = save(None)
         save_official_videoclip(VideoCLIP(VideoCLIPConfig(60, 16, 2, 32, 1, 1, cls_id=2, sep_id=3)), path)
