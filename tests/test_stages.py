@@ -142,14 +142,15 @@ def changed(keys, notebook, **values):
 
 def test_the_key_of_a_stage_has_the_networks_that_it_uses_and_no_other(keys, networks):
     keys()
-    found = {}
+    trained = {name: NETWORKS[f"{method.recipe}.train"] for name, method in methods.METHODS.items()}
+    expected = NETWORKS | {f"seconds.extract_vectors {name}": used for name, used in trained.items()}
+    expected |= {f"clip_tuning.train {name}": used for name, used in trained.items()}
+    found = set()
     for function, modules, method in keys.code:
         name = f"{modules[0].rpartition('.')[2]}.{function}" + f" {method}" * bool(method)
-        found[name] = networks(*modules)
-    trained = {name: NETWORKS[f"{method.recipe}.train"] for name, method in methods.METHODS.items()}
-    by_name = {f"seconds.extract_vectors {name}": used for name, used in trained.items()}
-    by_name |= {f"clip_tuning.train {name}": used for name, used in trained.items()}
-    assert found == NETWORKS | by_name
+        assert networks(*modules) == expected[name], name
+        found.add(name)
+    assert found == set(expected)
 
 
 def test_a_parameter_of_fine_tuning_changes_fine_tuning_alone(keys):
