@@ -18,8 +18,8 @@ import torch
 from benchmarks import mmpt
 from benchmarks.measure import MEGABYTE, alternate, machine, peak_memory, ratio
 from thesis_lib.losses import contrastive_loss
-from thesis_lib.models.official import load_official, save_official_videoclip
-from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
+from thesis_lib.models.official import load_official
+from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig, save_official_videoclip
 
 WORDS, SECONDS = (8, 61), (3, 32)
 PAD = 0

@@ -4,11 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from thesis_lib import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = """
@@ -150,3 +153,21 @@ class Project:
 @pytest.fixture
 def project(tmp_path) -> Project:
     return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def networks(monkeypatch):
+    """A function of modules of a stage -> the networks, of those with official files, whose edit changes its key."""
+    from thesis_lib.models.official import KINDS
+
+    read = runs._read
+
+    def key(modules, edited=None):
+        def reader(file, module, changed):
+            code, imported = read(file, module, changed)
+            return code + " edited" * (module == f"thesis_lib.models.{edited}"), imported
+
+        monkeypatch.setattr(runs, "_read", reader)
+        return [runs.fingerprint(import_module(module).__name__) for module in modules]
+
+    return lambda *modules: {name for name in KINDS.values() if key(modules, edited=name) != key(modules)}

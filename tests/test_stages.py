@@ -9,6 +9,22 @@ import pytest
 from thesis_lib import clip_stages, graph, methods, params, paths, runs, stages
 
 PROFILES = ("smoke", "mini")
+FRAMES = {"i3d", "s3d"}  # what turns frames into features is one module for both
+NETWORKS = {  # stage -> the networks in its key
+    "mini_corpus.draw": set(),
+    "i3d.train": FRAMES,
+    "s3d.train": FRAMES,
+    "features.extract_i3d": FRAMES,
+    "features.extract_s3d": FRAMES,
+    "asformer.train": {"asformer"},
+    "videoclip.train": {"videoclip"},
+    "zero_shot.extract_tokens": {"videoclip"},
+    "finetune.train": {"videoclip"},
+    "seconds.extract_clips": FRAMES,
+    "videomae.train": FRAMES | {"videomae"},
+    "alpro.train": FRAMES | {"alpro", "videoclip"},  # whose BERT is that of videoclip
+    "svitt.train": FRAMES | {"svitt", "videoclip"},
+}
 jobs_of = functools.cache(graph.jobs)  # of the profiles as they are
 
 
@@ -17,8 +33,9 @@ def keys(tmp_path_factory):
     """A function (notebook, **changes) -> {job: keys it asks `cached` for} with parameters of smoke changed.
 
     Nothing is computed. A key is a folder, named after what was asked for, so what lies upstream enters it as in runs.
+    Its `code`: (function, modules whose code counts, the system that it is asked about) of all that was asked for.
     """
-    folder, real, known, calls = tmp_path_factory.mktemp("runs"), params.load, {}, []
+    folder, real, known, calls, code = tmp_path_factory.mktemp("runs"), params.load, {}, [], set()
 
     def cached(function, *, profile, also=(), **inputs):
         asked = f"{function.__module__}.{function.__name__} " + json.dumps(inputs, sort_keys=True, default=str)
@@ -28,6 +45,7 @@ def keys(tmp_path_factory):
             for split in range(1, 6):
                 (made / f"50salads/splits/train.split{split}.bundle").write_text("rgb-01-1.txt\nrgb-02-1.txt\n")
         calls.append(made)
+        code.add((function.__name__, (function.__module__, *also), inputs.get("method")))
         return made
 
     @functools.cache
@@ -45,6 +63,7 @@ def keys(tmp_path_factory):
                 found[name] = list(dict.fromkeys(calls))
         return found
 
+    run.code = code
     return run
 
 
@@ -119,6 +138,19 @@ def changed(keys, notebook, **values):
     before, after = own(keys()), own(keys(notebook, **values))
     assert before.keys() == after.keys()
     return {name for name in before if before[name] != after[name]}
+
+
+def test_the_key_of_a_stage_has_the_networks_that_it_uses_and_no_other(keys, networks):
+    keys()
+    trained = {name: NETWORKS[f"{method.recipe}.train"] for name, method in methods.METHODS.items()}
+    expected = NETWORKS | {f"seconds.extract_vectors {name}": used for name, used in trained.items()}
+    expected |= {f"clip_tuning.train {name}": used for name, used in trained.items()}
+    found = set()
+    for function, modules, method in keys.code:
+        name = f"{modules[0].rpartition('.')[2]}.{function}" + f" {method}" * bool(method)
+        assert networks(*modules) == expected[name], name
+        found.add(name)
+    assert found == set(expected)
 
 
 def test_a_parameter_of_fine_tuning_changes_fine_tuning_alone(keys):

@@ -15,7 +15,8 @@ from thesis_lib import segmentation
 from thesis_lib.data.captions import Captions
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import contrastive_loss
-from thesis_lib.models.official import load_official, save_official_videoclip
+from thesis_lib.models.official import load_official
+from thesis_lib.models.videoclip import save_official_videoclip
 from thesis_lib.training import loop
 from thesis_lib.training.pairs import Pair
 from thesis_lib.training.tracks import Collate, Track

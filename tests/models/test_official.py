@@ -1,15 +1,18 @@
 """The loader of official checkpoints: what it accepts, what it reports, and one clear line for everything else."""
 
 import argparse
+import ast
 import hashlib
 import os
 import pickle
 import re
+from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
 
+from thesis_lib import paths
 from thesis_lib.models.official import KINDS, load_official, main
 
 
@@ -107,8 +110,7 @@ def test_import_prints_report_hash_and_a_forward_pass(save, golden, capsys, kind
     if kind == "asformer":
         path = save(golden.load("asformer/case_small_a").weights())
     else:
-        from thesis_lib.models.official import save_official_videoclip
-        from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
+        from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig, save_official_videoclip
 
         path = save(None)
         save_official_videoclip(VideoCLIP(VideoCLIPConfig(60, 16, 2, 32, 1, 1, cls_id=2, sep_id=3)), path)
@@ -198,3 +200,31 @@ def test_trust_lets_a_file_run_its_code(save, weights, tmp_path):
     flag = tmp_path / "ran"
     model, report = load_official("asformer", save(weights | {"x": Runs(flag)}), trust=True)
     assert flag.exists() and report.unexpected == ["x"] and len(report.matched) == len(weights)
+
+
+# -- kinds -------------------------------------------------------------------------------------------------------------
+
+
+def loads():
+    """(module, kind) of every load of an official file in the package, but for the loader's own."""
+    for file in sorted((paths.ROOT / "thesis_lib").rglob("*.py")):
+        module = ".".join(file.relative_to(paths.ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            loads = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("load_official")
+            if loads and module != "thesis_lib.models.official":
+                yield module, ast.literal_eval(node.args[0])
+
+
+def test_kinds_are_those_beside_the_networks():
+    names = [file.stem for file in (paths.ROOT / "thesis_lib/models").glob("*.py")]
+    modules = {name: import_module(f"thesis_lib.models.{name}") for name in names}
+    assert KINDS == {kind: name for name, module in modules.items() for kind in getattr(module, "OFFICIAL", ())}
+
+
+@pytest.mark.parametrize("module, kind", sorted(set(loads())))
+def test_what_loads_a_kind_hangs_on_its_network(networks, module, kind):
+    assert KINDS[kind] in networks(module)
+
+
+def test_the_loader_hangs_on_no_network(networks):
+    assert networks("thesis_lib.models.official") == set()

@@ -7,8 +7,8 @@ import torch
 
 from thesis_lib import segmentation
 from thesis_lib.losses import contrastive_loss
-from thesis_lib.models.official import load_official, save_official_videoclip
-from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
+from thesis_lib.models.official import load_official
+from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig, save_official_videoclip
 
 OUTPUTS, GRADIENTS = 5e-6, 2e-5  # the official code in float32 is within 1.3e-6 and 3.2e-6 of itself in float64
 HEADS = {"num_attention_heads": 4}  # of the tiny official models; a file does not tell

@@ -6,12 +6,14 @@ the tokens of text and video behind each other. Li et al., Align and Prompt, CVP
 src/modeling/alpro_models.py, timesformer/vit.py and xbert.py. Bertasius et al., TimeSformer, ICML 2021.
 """
 
+import re
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from thesis_lib.models.kinds import Kind, count
 from thesis_lib.models.videoclip import Embeddings, Layer
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of RGB in 0..1, those of CLIP
@@ -358,3 +360,81 @@ def _initialise(module):
 def _spread(width):
     """The standard deviation of weights: the official 0.02 at a width of 768, so that a small model starts alike."""
     return 0.02 * (768 / width) ** 0.5
+
+
+# -- official files --------------------------------------------------------------------------------------------------
+
+
+def _timesformer_sizes(tensors, prefix=""):
+    tokens, hidden_size = tensors[prefix + "pos_embed"].shape[1:]
+    patch_size = tensors[prefix + "patch_embed.proj.weight"].shape[-1]
+    return {
+        "size": patch_size * round((tokens - 1) ** 0.5),
+        "patch_size": patch_size,
+        "num_frames": tensors[prefix + "time_embed"].shape[1],
+        "hidden_size": hidden_size,
+        "num_layers": count(tensors, re.escape(prefix) + r"blocks\.(\d+)\."),
+        "intermediate_size": len(tensors[prefix + "blocks.0.mlp.fc1.weight"]),
+        "num_classes": len(tensors.get(prefix + "head.weight", ())),
+    }
+
+
+def _sizes(tensors):
+    video = _timesformer_sizes(tensors, "visual_encoder.model.")
+    vocab_size, hidden_size = tensors["text_encoder.bert.embeddings.word_embeddings.weight"].shape
+    names = {"num_layers": "video_layers", "num_classes": "video_classes"}
+    return {names.get(name, name): value for name, value in video.items()} | {
+        "num_hidden_layers": count(tensors, r"text_encoder\.bert\.encoder\.layer\.(\d+)\."),
+        "vocab_size": vocab_size,
+        "max_position_embeddings": len(tensors["text_encoder.bert.embeddings.position_embeddings.weight"]),
+        "embed_dim": len(tensors["vision_proj.weight"]),
+        "num_entities": len(tensors.get("prompter.video_prompt_feat", ())),
+    }
+
+
+def _with_heads(build):
+    """`build`, which refuses to guess the number of heads of a model that is not of ViT-B's width."""
+
+    def checked(**config):
+        width = config["hidden_size"]
+        if width != AlproConfig.hidden_size and "num_attention_heads" not in config:
+            raise ValueError(f"hidden_size={width} does not tell the number of heads: num_attention_heads=")
+        return build(**config)
+
+    return checked
+
+
+def _build(**config):
+    layers = config["num_hidden_layers"]
+    if layers != AlproConfig.num_hidden_layers and "fusion_layer" not in config:
+        raise ValueError(f"num_hidden_layers={layers} does not tell where fusion begins: fusion_layer=")
+    return Alpro(AlproConfig(**config))
+
+
+def _example(model):
+    config = model.config
+    clip = torch.randn(1, 3, config.num_frames, config.size, config.size)
+    ids = torch.arange(config.vocab_size - 3, config.vocab_size)[None]
+    return torch.cat([model.embed_video(clip), model.embed_text(ids, torch.ones_like(ids, dtype=torch.bool))])
+
+
+OFFICIAL = {
+    "alpro": Kind(
+        build=_with_heads(_build),
+        accepts=AlproConfig,
+        signature=("visual_encoder.model.blocks.0.temporal_fc.weight", "vision_proj.weight"),
+        sizes=_sizes,
+        example=_example,
+        # Of the prompter nothing but its two towers computes; pictures have prompts of their own.
+        dropped=r"embeddings\.position_ids$|image_prompt_feat$|^video_prompt_feat$|"
+        r"^prompter\.(itm_head|text_encoder\.(cls|bert\.encoder\.layer))\.",
+    ),
+    "timesformer": Kind(
+        build=_with_heads(TimeSformer),
+        accepts=TimeSformer,
+        signature=("blocks.0.temporal_fc.weight", "time_embed"),
+        sizes=_timesformer_sizes,
+        prefixes=("visual_encoder.", "model."),  # in ALPRO's files
+        example=lambda model: model.encode_video_tokens(torch.randn(1, model.patch_embed.proj.in_channels, 4, 64, 64)),
+    ),
+}

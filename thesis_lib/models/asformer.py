@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from thesis_lib.models.kinds import Kind, count
+
 # Added to the score of a frame outside the window: its weight is then exactly 0, and it still fits into half precision.
 NEVER = -3e4
 LONG = 2048  # frames from which memory counts for more than time
@@ -206,3 +208,30 @@ def _project(conv, x):
 
 def _masked(x, mask):
     return x if mask is None else x * mask
+
+
+# -- official files --------------------------------------------------------------------------------------------------
+
+
+def _sizes(tensors):
+    channels, input_dim, _ = tensors["encoder.conv_1x1.weight"].shape
+    return {
+        "num_classes": len(tensors["encoder.conv_out.weight"]),
+        "input_dim": input_dim,
+        "num_layers": count(tensors, r"encoder\.layers\.(\d+)\."),
+        "num_decoders": count(tensors, r"decoders\.(\d+)\."),
+        "num_f_maps": channels,
+        "r1": channels // len(tensors["encoder.layers.0.att_layer.query_conv.weight"]),
+        "r2": channels // len(tensors["encoder.layers.0.att_layer.value_conv.weight"]),
+    }
+
+
+OFFICIAL = {
+    "asformer": Kind(
+        build=ASFormer,
+        accepts=ASFormer,
+        signature=("encoder.conv_1x1.weight", "encoder.layers.0.att_layer.query_conv.weight"),
+        sizes=_sizes,
+        example=lambda model: model(torch.randn(1, model.encoder.conv_1x1.in_channels, 64)),
+    ),
+}

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from thesis_lib.models.kinds import Kind
 from thesis_lib.models.s3d import BLOCKS
 
 R50_WINDOW = (4, 7, 7)
@@ -290,3 +291,34 @@ def _stub_torchvision():
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
+
+
+# -- official files --------------------------------------------------------------------------------------------------
+
+
+def _r50_sizes(tensors):
+    stem_dim, in_channels = tensors["blocks.0.conv.weight"].shape[:2]
+    return {"stem_dim": stem_dim, "in_channels": in_channels, "num_classes": len(tensors["blocks.6.proj.weight"])}
+
+
+def _inception_sizes(tensors):
+    classes, in_channels = len(tensors["logits.conv3d.weight"]), tensors["Conv3d_1a_7x7.conv3d.weight"].shape[1]
+    return {"in_channels": in_channels, "num_classes": classes}
+
+
+OFFICIAL = {
+    "i3d_r50": Kind(
+        build=I3DR50,
+        accepts=I3DR50,
+        signature=("blocks.0.conv.weight", "blocks.1.res_blocks.0.branch2.conv_a.weight"),
+        sizes=_r50_sizes,
+        example=lambda model: model.logits(torch.randn(1, model.blocks[0].conv.in_channels, 8, 64, 64)),
+    ),
+    "i3d_inception": Kind(
+        build=InceptionI3D,
+        accepts=InceptionI3D,
+        signature=("Conv3d_1a_7x7.conv3d.weight", "Mixed_3b.b1b.conv3d.weight"),
+        sizes=_inception_sizes,
+        example=lambda model: model(torch.rand(1, model.Conv3d_1a_7x7.conv3d.in_channels, 9, 64, 64)),
+    ),
+}

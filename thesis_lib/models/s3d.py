@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from thesis_lib.models.kinds import Kind
+
 # Output channels of an Inception block: 1x1, 1x1 before 3x3, 3x3, 1x1 before the second 3x3, 3x3, 1x1 after pooling.
 BLOCKS = {
     "mixed_3b": (64, 96, 128, 16, 32, 32),
@@ -209,3 +211,30 @@ def pool_before(name, x):
         total = max(size - step, 0)
         padding += [total // 2, total - total // 2]
     return F.max_pool3d(F.pad(x, padding), kernel, stride, ceil_mode=True)
+
+
+# -- official files --------------------------------------------------------------------------------------------------
+
+
+def _sizes(tensors):
+    stem, in_channels = tensors["conv1.conv1.weight"].shape[:2]
+    vocab_size, word_dim = tensors["text_module.word_embd.weight"].shape
+    return {
+        "embed_dim": len(tensors["fc.weight"]),
+        "channels_div": 64 // stem,
+        "space_to_depth": in_channels == 24,
+        "vocab_size": vocab_size,
+        "word_dim": word_dim,
+        "text_hidden": len(tensors["text_module.fc1.weight"]),
+    }
+
+
+OFFICIAL = {
+    "s3d_howto100m": Kind(
+        build=S3D,
+        accepts=S3D,
+        signature=("conv1.conv1.weight", "mixed_3b.conv_b1_b.conv2.weight"),
+        sizes=_sizes,
+        example=lambda model: torch.cat(model(torch.rand(1, 3, 8, 64, 64), torch.ones(1, 16, dtype=torch.long))),
+    ),
+}

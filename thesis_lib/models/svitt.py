@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from thesis_lib.models.kinds import Kind, count
 from thesis_lib.models.sparse_attention import (
     RelativePositionBias,
     SparseSelfAttention,
@@ -341,3 +342,54 @@ def _initialise(width: int):
             nn.init.normal_(module.relative_position_bias_table)
 
     return initialise
+
+
+# -- official files --------------------------------------------------------------------------------------------------
+
+
+def _sizes(tensors):
+    layer, bert = "vision_encoder.encoder.layer.", "text_encoder.bert."
+    bias = layer + "0.attention.attention.relative_position_bias.relative_position_"
+    distances, heads = tensors[bias + "bias_table"].shape
+    patches = len(tensors[bias + "index"]) - 1
+    sides = [side for side in range(1, patches + 1) if patches % side**2 == 0]
+    fits = [side for side in sides if (2 * patches // side**2 - 1) * (2 * side - 1) ** 2 + 3 == distances]
+    if not fits:
+        raise ValueError(f"{bias}bias_table has {distances} rows, which no {patches} patches in square frames have")
+    width, _, patch_size, _ = tensors["vision_encoder.embeddings.patch_embeddings.projection.weight"].shape
+    vocab_size, _ = tensors[bert + "embeddings.word_embeddings.weight"].shape
+    text_layers = count(tensors, r"text_encoder\.bert\.encoder\.layer\.(\d+)\.")
+    return {
+        "frames": patches // fits[0] ** 2,
+        "image_size": patch_size * fits[0],
+        "patch_size": patch_size,
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "intermediate_size": len(tensors[layer + "0.intermediate.dense.weight"]),
+        "video_layers": count(tensors, r"vision_encoder\.encoder\.layer\.(\d+)\."),
+        "vocab_size": vocab_size,
+        "text_layers": text_layers,
+        "fusion_layer": text_layers - count(tensors, r"text_encoder\.bert\.encoder\.layer\.(\d+)\.crossattention"),
+        "max_position_embeddings": len(tensors[bert + "embeddings.position_embeddings.weight"]),
+        "embed_dim": len(tensors["vision_proj.weight"]),
+    }
+
+
+def _example(model):
+    size, last = model.config.image_size, model.config.vocab_size - 1
+    states, pooled = model.encode_video(torch.randn(1, 3, model.config.frames, size, size))
+    words = model.encode_text(torch.full((1, 4), last), torch.ones(1, 4, dtype=torch.bool))
+    fused = model.fuse(words, torch.ones(1, 4, dtype=torch.bool), states)[:, 0]
+    return torch.cat([model.project_video(pooled), model.project_text(words), fused], dim=1)
+
+
+OFFICIAL = {
+    "svitt": Kind(
+        build=lambda **config: SViTT(SViTTConfig(**config)),
+        accepts=SViTTConfig,
+        signature=("vision_encoder.embeddings.cls_token", "vision_encoder.encoder.layer.0.lambda_1", "itm_head.weight"),
+        sizes=_sizes,
+        example=_example,
+        dropped=r"embeddings\.position_ids$",
+    ),
+}

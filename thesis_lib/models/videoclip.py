@@ -5,11 +5,14 @@ size). Xu et al., VideoCLIP: Contrastive Pre-training for Zero-shot Video-Text U
 examples/MMPT mmpt/models/mmfusion.py (MMFusionSeparate) and mmpt/modules/mm.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from thesis_lib.models.kinds import Kind, count
 
 
 @dataclass(frozen=True)
@@ -243,3 +246,69 @@ def _masked_mean(states, mask):
     ):  # the sum of 60 words in bf16 would lose what tells them apart
         weights = mask.to(states.dtype)
         return torch.einsum("blh,bl->bh", states, weights) / weights.sum(dim=1, keepdim=True)
+
+
+# -- official files --------------------------------------------------------------------------------------------------
+
+
+def save_official_videoclip(model: VideoCLIP, path: str | Path) -> None:
+    """Write a VideoCLIP in the layout of fairseq's MMPT, which reads it; so does `load_official`, sizes included."""
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        if name.endswith("embeddings.word_embeddings.weight"):  # the buffer that goes before it in the official order
+            positions = torch.arange(model.config.max_position_embeddings)[None]
+            weights["mmmodel." + name.replace("word_embeddings.weight", "position_ids")] = positions
+        weights["mmmodel." + name] = tensor
+    checkpoint = {
+        "args": None,
+        "cfg": {"thesis_lib": asdict(model.config)},
+        "model": weights,
+        "criterion": None,
+        "optimizer_history": [{"optimizer_name": "FairseqAdam", "lr_scheduler_state": {}, "num_updates": 0}],
+        "task_state": {},
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+    }
+    torch.save(checkpoint, path)
+
+
+def _sizes(tensors):
+    video = "video_encoder.bert."
+    vocab_size, hidden_size = tensors[video + "embeddings.word_embeddings.weight"].shape
+    classifier = tensors.get("video_encoder.classifier.weight")
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "intermediate_size": len(tensors[video + "encoder.layer.0.intermediate.dense.weight"]),
+        "video_layers": count(tensors, r"video_encoder\.bert\.encoder\.layer\.(\d+)\."),
+        "text_layers": count(tensors, r"text_encoder\.encoder\.layer\.(\d+)\."),
+        "max_position_embeddings": len(tensors[video + "embeddings.position_embeddings.weight"]),
+        "video_dim": tensors["video_encoder.videomlp.linear1.weight"].shape[1],
+        "num_classes": 0 if classifier is None else len(classifier),
+    }
+
+
+def _build(**config):
+    if config["hidden_size"] != VideoCLIPConfig.hidden_size and "num_attention_heads" not in config:
+        raise ValueError(f"hidden_size={config['hidden_size']} does not tell the number of heads: num_attention_heads=")
+    if config["vocab_size"] != VideoCLIPConfig.vocab_size:  # not bert-base-uncased: [PAD] [UNK] [CLS] [SEP] come first
+        config = {"cls_id": 2, "sep_id": 3} | config
+    return VideoCLIP(VideoCLIPConfig(**config))
+
+
+def _example(model):
+    features = torch.randn(1, min(8, model.config.max_video_len), model.config.video_dim)
+    ids = torch.tensor([[model.config.cls_id, model.config.vocab_size - 1, model.config.sep_id]])
+    return torch.cat([model.encode_video(features), model.encode_text(ids)])
+
+
+OFFICIAL = {
+    "videoclip": Kind(
+        build=_build,
+        accepts=VideoCLIPConfig,
+        signature=("video_encoder.videomlp.linear1.weight", "text_encoder.embeddings.word_embeddings.weight"),
+        sizes=_sizes,
+        example=_example,
+        dropped=r"embeddings\.position_ids$",
+        optional=r"\.pooler\.",
+    ),
+}

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from thesis_lib.models.kinds import Kind, count
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # a channel, of RGB in 0..1
 HEADS = {192: 3, 384: 6, 512: 8, 640: 8, 768: 12, 1024: 16, 1280: 16}  # of the published widths, decoders included
 EPS = 1e-6  # of every LayerNorm, and beside the deviation of a target
@@ -248,3 +250,37 @@ def _heads(width, part):
     if width not in HEADS:
         raise ValueError(f"{part}hidden_size={width} does not tell the number of heads: {part}num_attention_heads=")
     return HEADS[width]
+
+
+# -- official files --------------------------------------------------------------------------------------------------
+
+
+def _sizes(tensors):
+    """Of both layouts: that of pretraining has an encoder and a decoder, the fine-tuned one a classifier."""
+    encoder = "encoder." if "encoder.patch_embed.proj.weight" in tensors else ""
+    width, _, tubelet, patch, _ = tensors[encoder + "patch_embed.proj.weight"].shape
+    sizes = {
+        "patch_size": patch,
+        "tubelet_size": tubelet,
+        "hidden_size": width,
+        "num_hidden_layers": count(tensors, rf"{encoder}blocks\.(\d+)\."),
+    }
+    if not encoder:
+        return sizes | {"num_classes": len(tensors["head.weight"])}
+    return sizes | {
+        "decoder_hidden_size": len(tensors["encoder_to_decoder.weight"]),
+        "decoder_num_hidden_layers": count(tensors, r"decoder\.blocks\.(\d+)\."),
+        "num_classes": 0,
+    }
+
+
+OFFICIAL = {
+    "videomae": Kind(
+        build=VideoMAE,
+        accepts=VideoMAE,
+        signature=(r"(encoder\.)?patch_embed\.proj\.weight", r"(encoder\.)?blocks\.0\.attn\.q_bias"),
+        sizes=_sizes,
+        prefixes=("encoder.", "backbone."),  # of fine-tuned files; those of pretraining have a decoder too
+        example=lambda model: model(torch.randn(1, 3, 2 * model.tubelet, 2 * model.patch, 2 * model.patch)),
+    ),
+}
