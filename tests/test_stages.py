@@ -332,3 +332,17 @@ def test_other_features_take_the_place_of_those_of_frames(monkeypatch, tmp_path)
     monkeypatch.setattr(stages, "salads", lambda p: tmp_path)
     stages.baseline(p, 1, changed="attention_window:official")
     assert (asked["features"], asked["feature_rate"], asked["window"]) == (tmp_path, 15.0, "official")
+
+
+def test_vectors_one_a_second_are_all_seen_whatever_the_rate_of_the_baselines_own(monkeypatch, tmp_path):
+    """Every second frame can be left out; every second second cannot."""
+    asked = []
+    monkeypatch.setattr(stages, "cached", lambda function, **inputs: asked.append(inputs) or tmp_path)
+    monkeypatch.setattr(stages, "salads", lambda p: tmp_path)
+    p = params.load("04_baseline", "smoke", {"features_root": str(tmp_path), "feature_rate": 15, "sample_rate": 4})
+    stages.on_seconds(p, 2, tmp_path / "seconds"), stages.baseline(p, 2)
+    vectors, frames = asked
+    assert (vectors["sample_rate"], vectors["feature_rate"], vectors["features"]) == (1, 1.0, tmp_path / "seconds")
+    assert (frames["sample_rate"], frames["feature_rate"], frames["features"]) == (4, 15.0, tmp_path)
+    same = vectors.keys() - {"sample_rate", "feature_rate", "features"}
+    assert {name: vectors[name] for name in same} == {name: frames[name] for name in same}

@@ -152,7 +152,7 @@ def fine_tuning_splits(profile: str, method: str) -> list[Path]:
 def frozen(profile: str, method: str, split: int) -> Path:
     """ASFormer by the recipe of notebook 04 on the frozen features of a system, one vector a second."""
     p = params.load(stages.NOTEBOOK["baseline"], profile)
-    return stages.baseline(p, split, features=vectors(profile, method, "features"))
+    return stages.on_seconds(p, split, vectors(profile, method, "features"))
 
 
 def frozen_splits(profile: str, method: str) -> list[Path]:

@@ -237,12 +237,15 @@ def asformer_features(p: SimpleNamespace) -> Path:
     return Path(p.features_root) if p.features_root else i3d_features(of("i3d_features", p))
 
 
-def baseline(
-    p: SimpleNamespace, split: int, cut: str = "back", features: Path | None = None, changed: str = ""
-) -> Path:
-    """ASFormer trained on one split, on the features of the baseline unless given; changed: see `variant`."""
+def baseline(p: SimpleNamespace, split: int, cut: str = "back", changed: str = "") -> Path:
+    """ASFormer trained on one split; changed: see `variant`."""
     p = variant("baseline", p, changed)
-    return asformer_run(p, split, cut, features or asformer_features(p), feature_rate=p.feature_rate)
+    return asformer_run(p, split, cut, asformer_features(p), feature_rate=p.feature_rate)
+
+
+def on_seconds(p: SimpleNamespace, split: int, features: Path) -> Path:
+    """ASFormer by the recipe of the baseline on vectors one a second, of which it sees all: there are none to spare."""
+    return asformer_run(variant("baseline", p, "sample_rate:1"), split, "back", features, feature_rate=1.0)
 
 
 def cropping(p: SimpleNamespace, cut: str) -> Path:
@@ -438,7 +441,7 @@ def frozen(p: SimpleNamespace, split: int) -> Path:
         window=p.window,
         stride=p.stride_test,
     )
-    return baseline(of("baseline", p), split, features=tokens)
+    return on_seconds(of("baseline", p), split, tokens)
 
 
 def frozen_splits(p: SimpleNamespace) -> list[Path]:
