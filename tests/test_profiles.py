@@ -1,8 +1,11 @@
 """The profiles in params/: every file belongs to a notebook, and the one for real data names what it misses."""
 
+import inspect
+
 import pytest
 
 from thesis_lib import graph, params, paths
+from thesis_lib.training import clip_tuning
 
 REAL = "50salads"
 FILES = {  # what README.md tells to put under data/
@@ -90,6 +93,25 @@ def test_the_recipes_of_the_real_profile_are_the_published_ones():
     assert {"window": 21, "i3d_size": 256, "s3d_normalise": True}.items() <= values["02_feature_extraction"].items()
     videoclip = {"width": 768, "video_layers": 6, "text_layers": 12, "clusters_per_step": 8, "videos_per_cluster": 32}
     assert videoclip.items() <= values["05_pretraining"].items()
+    videomae = {"crop_scales": [1.0, 0.875, 0.75, 0.66], "flip": False, "ratio": 0.9, "tuned_layer_decay": 0.75}
+    videomae |= {"tuned_stochastic_depth": 0.1, "tuned_label_smoothing": 0.1, "tuned_mixup": 0.8, "tuned_cutmix": 1.0}
+    videomae |= {"tuned_augment": True, "tuned_fc_norm": True}
+    found = values["A1_videomae"]
+    assert videomae.items() <= found.items()
+    assert found["lr"] == pytest.approx(1.5e-4 * found["batch_size"] * found["accumulate"] / 256)
+    assert found["tuned_lr"] == pytest.approx(
+        1e-3 * inspect.signature(clip_tuning.train).parameters["batch_size"].default / 256
+    )
+
+
+@pytest.mark.parametrize("profile", ["smoke", "mini"])
+def test_small_profiles_tune_all_systems_by_one_recipe(profile):
+    tuned = [
+        {name: value for name, value in params.layered(notebook, profile)[0].items() if name.startswith("tuned_")}
+        for notebook in ("A1_videomae", "A2_alpro", "A3_svitt")
+    ]
+    assert tuned[0].pop("tuned_stochastic_depth") == 0.0
+    assert tuned[0] == tuned[1] == tuned[2]
 
 
 def test_pretraining_alone_is_a_graph_of_its_own(elsewhere):

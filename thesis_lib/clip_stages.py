@@ -116,7 +116,7 @@ def tuned(p: SimpleNamespace, split: int, weights_name: str, head: str, **argume
 
 
 def fine_tuning(profile: str, method: str, split: int, head: str = "classifier", **changed) -> Path:
-    """A system fine-tuned on one split, with the epochs and prompts of notebook 07."""
+    """A system fine-tuned on one split, with the epochs and prompts of notebook 07 and the tuned_<name> of its own."""
     from thesis_lib.training import clip_tuning
 
     p, about = params.load(stages.NOTEBOOK["fine_tuning"], profile), of(method, profile)
@@ -131,14 +131,14 @@ def fine_tuning(profile: str, method: str, split: int, head: str = "classifier",
         head=head,
         num_epochs=max(p.epochs),
         epochs=sorted(p.epochs),
-        clips_per_video=about.tuned_clips_per_video,
-        lr=about.tuned_lr,
         warmup=p.warmup,
         prompts=p.prompts,
         seed=p.seed,
         device=p.device,
         name=f"fine-tuning {method} {head} split {split}",
     )
+    own = {name: value for name, value in vars(about).items() if name.startswith("tuned_")}
+    arguments |= {name.removeprefix("tuned_"): value for name, value in own.items()}
     also = [methods.recipe(method).__name__]
     return runs.cached(clip_tuning.train, profile=profile, also=also, **arguments | changed)
 

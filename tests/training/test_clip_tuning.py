@@ -1,12 +1,15 @@
 """Fine-tuning of systems that read frames, with a toy system: what it learns, keeps, and refuses."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from thesis_lib import methods
-from thesis_lib.training import clip_tuning, finetune
+from thesis_lib.models import stochastic_depth
+from thesis_lib.training import augmentation, clip_tuning, finetune
 from thesis_lib.training.predictions import load_predictions
 
 CLASSES = ("dark_frame", "bright_frame", "red_frame")
@@ -59,6 +62,46 @@ def data(tmp_path, monkeypatch):
     return dict(
         method="toy", pretrained=tmp_path, vocab=tmp_path, clips=clips, root=root, split=1, fps=FPS, device="cpu"
     )
+
+
+PUBLISHED = dict(layer_decay=0.75, stochastic_depth=0.1, label_smoothing=0.1, mixup=0.8, cutmix=1.0)
+PUBLISHED |= dict(augment=True, fc_norm=True, cosine=True)
+
+
+class Deep(Encoder):
+    """With numbered blocks, of which any can be left out."""
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.stochastic_depth = torch.nn.Linear(8, 8), 0.0
+
+        def forward(self, x):
+            return x + stochastic_depth.leave_out(self.linear(x)[:, None], self.stochastic_depth, self.training)[:, 0]
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(self.Block() for _ in range(3))
+
+    def features(self, clips):
+        x = super().features(clips)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.fixture
+def deep(data, monkeypatch):
+    def load(method, weights, vocab):
+        torch.manual_seed(3)
+        return Deep()
+
+    monkeypatch.setattr(methods, "load", load)
+    return data
+
+
+def weights(folder):
+    return torch.load(folder / "weights.pt", weights_only=True)
 
 
 def run(folder, **arguments):
@@ -149,3 +192,76 @@ def test_what_cannot_be_is_said(data, tmp_path, monkeypatch):
     (data["clips"] / "v4.npy").unlink()
     with pytest.raises(ValueError, match=r"v4.npy: clips missing"):
         run(tmp_path / "c", **data)
+
+
+def test_the_published_recipe_learns_and_a_killed_run_of_it_ends_the_same(deep, tmp_path, monkeypatch):
+    settings = deep | PUBLISHED | dict(num_epochs=4, epochs=[4], lr=0.02, batch_size=6)
+    whole = run(tmp_path / "whole", **settings)
+    real, calls = clip_tuning.mix, iter(range(100))
+
+    def dying(*arguments):
+        if next(calls) == 9:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(clip_tuning, "mix", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", **settings)
+    monkeypatch.setattr(clip_tuning, "mix", real)
+    killed = run(tmp_path / "killed", **settings)
+    assert (whole / "history.csv").read_bytes() == (killed / "history.csv").read_bytes()
+    assert all(torch.equal(value, weights(killed)[name]) for name, value in weights(whole).items())
+    again = clip_tuning.load(whole, deep["pretrained"], deep["vocab"])
+    found = clip_tuning.score_video(again, np.load(deep["clips"] / "v5.npy")).argmax(1)
+    assert found.tolist() == load_predictions(whole)[1][1].tolist()
+
+
+@pytest.mark.parametrize("part", PUBLISHED)
+def test_each_part_of_the_recipe_changes_what_is_learned(deep, tmp_path, part):
+    settings = deep | dict(num_epochs=2, epochs=[2])
+    plain, other = run(tmp_path / "plain", **settings), run(tmp_path / "other", **settings | {part: PUBLISHED[part]})
+    assert not torch.equal(weights(plain)["encoder.layer.weight"], weights(other)["encoder.layer.weight"])
+
+
+def test_augmentation_sees_training_clips_alone(data, tmp_path, monkeypatch):
+    seen, real = [], augmentation.Augmentation.__call__
+    monkeypatch.setattr(augmentation.Augmentation, "__call__", lambda self, c: seen.append(len(c)) or real(self, c))
+    run(tmp_path / "out", **data | dict(num_epochs=2, epochs=[1, 2], augment=True))
+    assert seen == 8 * [8], "in each epoch the 32 seconds of four videos, none of the other two"
+
+
+def test_the_published_classifier_begins_undecided(data, tmp_path):
+    """Weights near 0 know nothing: the loss is log 3 however labels are smoothed."""
+    folder = run(tmp_path / "out", **data | dict(num_epochs=1, epochs=[1], lr=0.0, fc_norm=True, label_smoothing=0.1))
+    row = pd.read_csv(folder / "history.csv").iloc[0]
+    assert [row["loss"], row["test_loss"]] == pytest.approx([math.log(3)] * 2, abs=1e-3)
+
+
+def test_the_rate_ends_at_0_or_stays(data, tmp_path):
+    settings = data | dict(num_epochs=6, epochs=[6], lr=0.01)
+    constant, cosine = (pd.read_csv(run(tmp_path / f"{on}", **settings, cosine=on) / "history.csv") for on in (0, 1))
+    assert constant["lr"].tolist() == pytest.approx([0.01] * 6, rel=1e-4)
+    assert cosine["lr"].tolist() == pytest.approx(
+        [0.005 * (1 + math.cos(math.pi * epoch / 6)) for epoch in range(1, 7)]
+    )
+
+
+def test_lower_layers_take_smaller_steps(deep, tmp_path):
+    """With a tiny decay only the head moves, and with none all does."""
+    torch.manual_seed(3)
+    start = {f"encoder.{name}": value for name, value in Deep().state_dict().items()}
+    for decay, still in ((1e-6, True), (1.0, False)):
+        found = weights(
+            run(tmp_path / f"{decay}", **deep | dict(num_epochs=1, epochs=[1], weight_decay=0.0, layer_decay=decay))
+        )
+        for number in range(3):
+            name = f"encoder.blocks.{number}.linear.weight"
+            assert torch.allclose(found[name], start[name], atol=1e-4) == still
+        assert not torch.allclose(found["encoder.layer.weight"], start["encoder.layer.weight"], atol=1e-4)
+
+
+def test_parts_of_the_recipe_that_cannot_be_are_said(data, tmp_path):
+    with pytest.raises(ValueError, match="no layer of Encoder can be left out"):
+        run(tmp_path / "a", stochastic_depth=0.1, **data)
+    with pytest.raises(ValueError, match="cutmix=-1"):
+        run(tmp_path / "b", cutmix=-1, **data)

@@ -64,3 +64,45 @@ def test_a_clip_lies_around_its_caption(howto):
 def test_even_places():
     assert even(8, 4).tolist() == [1, 3, 5, 7] and even(4, 4).tolist() == [0, 1, 2, 3]
     assert len(set(even(9, 8).tolist())) == 8 and even(9, 8).max() < 9
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A video of one wide picture whose colours are its coordinates."""
+    root = tmp_path_factory.mktemp("pictures")
+    (root / "videos").mkdir()
+    row, column = np.mgrid[:24, :36]
+    picture = np.stack([10 * row, 7 * column, 0 * row], axis=2).astype(np.uint8)
+    write_video(root / "videos/a.avi", [picture] * LENGTH, FPS)
+    (root / "raw_caption.json").write_text(json.dumps({"a": {"start": [4.0], "end": [6.0], "text": ["words"]}}))
+    return root
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_crops_are_of_one_size_and_the_same_in_all_frames(pictures, opened):
+    settings = dict(frames=4, seconds=0.5, size=SIDE, on_demand=opened)
+    cropped = NarratedClips(pictures, crop_scales=[1, 0.75, 0.5], **settings)
+    assert cropped.films["a"].clip(0, 2).shape == (2, 3, 24, 32), "as high as it is, no wider than a crop may need"
+    drawn, _ = cropped.draw(np.random.default_rng(0), 40)
+    assert drawn.shape == (40, 4, 3, SIDE, SIDE) and len({clip[0].numpy().tobytes() for clip in drawn}) > 20
+    assert (drawn.int() - drawn[:, :1].int()).abs().max() <= 6, "but for the compression"
+    assert torch.equal(drawn, cropped.draw(np.random.default_rng(0), 40)[0])
+    heights = drawn[:, 0, 0].float().mean(2).diff(dim=1).mean(1) / 10 * SIDE  # rows that a clip shows
+    assert heights.min() == pytest.approx(12, abs=1.5) and heights.max() == pytest.approx(24, abs=1.5)
+
+
+def test_half_of_the_clips_are_mirrored_and_else_are_what_they_were(pictures):
+    plain, mirrored = (
+        NarratedClips(pictures, frames=4, seconds=0.5, size=SIDE, flip=flip).draw(np.random.default_rng(0), 60)[0]
+        for flip in (False, True)
+    )
+    rightwards = [bool(clip[0, 1, 8, -1].int() > clip[0, 1, 8, 0].int()) for clip in mirrored]
+    assert 15 < sum(rightwards) < 45
+    for clip, right in zip(mirrored, rightwards, strict=True):
+        as_it_was = clip if right else clip.flip(3)
+        assert (as_it_was.int() - plain[0].int()).abs().max() <= 6, "all frames alike"
+
+
+def test_scales_that_cannot_be_are_said(howto):
+    with pytest.raises(ValueError, match=r"crop_scales=\[1.0, 2.0\]: expected some numbers"):
+        NarratedClips(howto, frames=4, seconds=0.5, size=SIDE, crop_scales=[1.0, 2.0])

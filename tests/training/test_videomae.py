@@ -175,3 +175,14 @@ def test_it_trains_on_clips_decoded_by_workers_in_mixed_precision(howto, tmp_pat
     settings = dict(num_steps=2, batch_size=4, on_demand=True, loading_workers=1, precision="bf16", num_videos=2)
     folder = train(tmp_path / "run", howto, **settings)
     assert np.isfinite(pd.read_csv(folder / "history.csv")["loss"]).all()
+
+
+def test_it_trains_on_crops_and_mirror_images(howto, tmp_path):
+    settings = dict(num_steps=2, batch_size=4)
+    crops = dict(crop_scales=[1.0, 0.75, 0.5], flip=True)
+    plain, first, again = (
+        train(tmp_path / name, howto, **settings, **changed)
+        for name, changed in (("plain", {}), ("first", crops), ("again", crops))
+    )
+    assert all(torch.equal(value, weights(again)[name]) for name, value in weights(first).items())
+    assert not torch.equal(weights(plain)["mask_token"], weights(first)["mask_token"])

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from thesis_lib.models.kinds import Kind, count
+from thesis_lib.models.stochastic_depth import leave_out
 from thesis_lib.models.videoclip import Embeddings, Layer
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of RGB in 0..1, those of CLIP
@@ -286,11 +287,7 @@ class Block(nn.Module):
         return x[:, :1], x[:, 1:].unflatten(1, (frames, count))
 
     def _drop(self, x):
-        """Stochastic depth: whole sequences [..., L, D] of the branch are left out, the others weigh more."""
-        if not self.training or not self.stochastic_depth:
-            return x
-        kept = torch.rand(*x.shape[:-2], 1, 1, device=x.device) >= self.stochastic_depth
-        return x * kept / (1 - self.stochastic_depth)
+        return leave_out(x, self.stochastic_depth, self.training)
 
 
 class _Attention(nn.Module):

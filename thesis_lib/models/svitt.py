@@ -27,6 +27,7 @@ from thesis_lib.models.sparse_attention import (
     sparse_pattern,
     stretch,
 )
+from thesis_lib.models.stochastic_depth import leave_out
 from thesis_lib.models.videoclip import Embeddings, Layer, Residual
 
 __all__ = [
@@ -209,15 +210,11 @@ class VideoLayer(nn.Module):
     def forward(self, x, pattern, positions):
         """x [B, 1 + N, D] -> (x, attention of [CLS] [B, heads, 1, 1 + N])."""
         attended, from_cls = self.attention["attention"].attend(self.layernorm_before(x), pattern, positions)
-        x = x + self._dropped(self.lambda_1 * self.attention["output"]["dense"](attended))
+        branch = self.lambda_1 * self.attention["output"]["dense"](attended)
+        x = x + leave_out(branch, self.stochastic_depth, self.training)
         hidden = F.gelu(self.intermediate["dense"](self.layernorm_after(x)))
-        return x + self._dropped(self.lambda_2 * self.output["dense"](hidden)), from_cls
-
-    def _dropped(self, x):
-        if not self.training or not self.stochastic_depth:
-            return x
-        stays = torch.rand(len(x), 1, 1, device=x.device) >= self.stochastic_depth
-        return x * stays / (1 - self.stochastic_depth)
+        branch = self.lambda_2 * self.output["dense"](hidden)
+        return x + leave_out(branch, self.stochastic_depth, self.training), from_cls
 
 
 def _dense(inputs, outputs):

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from thesis_lib.models.kinds import Kind, count
+from thesis_lib.models.stochastic_depth import leave_out
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # a channel, of RGB in 0..1
 HEADS = {192: 3, 384: 6, 512: 8, 640: 8, 768: 12, 1024: 16, 1280: 16}  # of the published widths, decoders included
@@ -177,7 +178,10 @@ class CubeEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention between all tokens of a clip and a network for each, LayerNorm before, residual around."""
+    """Attention between all tokens of a clip and a network for each, LayerNorm before, residual around.
+
+    stochastic_depth: chance to leave out each of the two in training; `stochastic_depth.set_chances` sets it.
+    """
 
     def __init__(self, width, heads):
         super().__init__()
@@ -186,10 +190,12 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=EPS)
         self.mlp = nn.Module()
         self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.stochastic_depth = 0.0
 
     def forward(self, x):
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x))))
+        x = x + leave_out(self.attn(self.norm1(x)), self.stochastic_depth, self.training)
+        made = self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x))))
+        return x + leave_out(made, self.stochastic_depth, self.training)
 
 
 class Attention(nn.Module):

@@ -3,6 +3,12 @@
 The counterpart of `finetune`, which does the same for VideoCLIP: the same videos, epochs, heads and grid. Every second
 is a clip (`seconds`) and decided by itself. head="classifier" is a fresh linear layer on the encoder's features;
 head="text" compares the clip with the class names in the encoder's own space, which needs a text tower.
+
+The recipe by which VideoMAE was fine-tuned as published (Tong et al., NeurIPS 2022, table 12; MCG-NJU/VideoMAE
+run_class_finetuning.py) can be switched on part by part, for any system: layer_decay 0.75, stochastic_depth 0.1,
+label_smoothing 0.1, mixup 0.8, cutmix 1.0, augment, fc_norm, cosine. Of it are not here: random resized crops and
+mirror images, several augmentations of one clip in a batch, and AdamW's second beta of 0.999 without weight decay for
+biases and norms; and the LayerNorm after the last block stays.
 """
 
 import json
@@ -17,10 +23,15 @@ from torch.nn.functional import cross_entropy
 
 from thesis_lib import methods, seconds
 from thesis_lib.data import salads
+from thesis_lib.models.stochastic_depth import set_chances
 from thesis_lib.training import loop, second_labels
+from thesis_lib.training.augmentation import Augmentation
+from thesis_lib.training.layer_decay import parameter_groups
+from thesis_lib.training.mixing import mix
 from thesis_lib.training.predictions import save_predictions
 
 TEMPERATURE = 0.05  # of the products of unit vectors under head="text"
+HEAD_START = 0.02 * 0.001  # deviation of the weights under fc_norm: the usual one, times the published init_scale
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,9 @@ class Video:
 class Tuned(nn.Module):
     """An encoder with a head: clips [B, 3, T, H, W] in 0..1 -> class scores [B, C]."""
 
-    def __init__(self, encoder: nn.Module, classes: Sequence[str], head: str, prompts: str = "readable"):
+    def __init__(
+        self, encoder: nn.Module, classes: Sequence[str], head: str, prompts: str = "readable", fc_norm: bool = False
+    ):
         super().__init__()
         if head not in ("classifier", "text"):
             raise ValueError(f"head={head!r}: choose one of classifier, text")
@@ -43,7 +56,11 @@ class Tuned(nn.Module):
             raise ValueError('head="text": this system has no text tower, choose "classifier"')
         self.encoder, self.classes, self.prompts = encoder, list(classes), prompts
         # Features of one system are a thousand times those of another: standardised, as VideoMAE's linear probes are.
-        self.head = nn.Sequential(nn.BatchNorm1d(encoder.dim, affine=False), nn.Linear(encoder.dim, len(self.classes)))
+        norm = nn.LayerNorm(encoder.dim, eps=1e-6) if fc_norm else nn.BatchNorm1d(encoder.dim, affine=False)
+        self.head = nn.Sequential(norm, nn.Linear(encoder.dim, len(self.classes)))
+        if fc_norm:
+            nn.init.normal_(self.head[1].weight, std=HEAD_START)
+            nn.init.zeros_(self.head[1].bias)
         if head == "text":
             self.head = None
 
@@ -71,6 +88,14 @@ def train(
     num_videos: int = 0,
     lr: float = 1e-3,
     weight_decay: float = 0.05,
+    layer_decay: float = 1.0,
+    stochastic_depth: float | None = None,
+    label_smoothing: float = 0.0,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    augment: bool = False,
+    fc_norm: bool = False,
+    cosine: bool = False,
     warmup: int = 20,
     clip_norm: float = 1.0,
     batch_size: int = 32,
@@ -87,9 +112,14 @@ def train(
     labels at `fps` and splits in MS-TCN layout · clips_per_video: seconds of a training video that an epoch passes,
     drawn anew each time; 0 is all of them · num_videos: 0 = all training videos, else the first so many of a
     permutation that depends on the seed alone · seconds_rule: see `metrics.to_seconds`.
-    Batches of batch_size clips of all videos, AdamW, linear warm-up, constant after it, so that the first 8 of 15
-    epochs are a run of 8 epochs.
-    history.csv: epoch, loss and lr of training; at `epochs` test_loss and accuracy of the test videos, all a second.
+    layer_decay: see `layer_decay` · stochastic_depth: of the encoder's last layer, see `stochastic_depth`; None leaves
+    what it was pretrained with · mixup, cutmix: see `mixing` · augment: see `augmentation`; training clips alone ·
+    fc_norm: LayerNorm and a classifier that begins near 0, as published, in place of standardised features · cosine:
+    the learning rate ends at 0 after num_epochs.
+    Batches of batch_size clips of all videos, AdamW, linear warm-up; without cosine the rate is constant after it, so
+    that the first 8 of 15 epochs are a run of 8 epochs.
+    history.csv: epoch, loss and lr of training, the loss that of mixed and smoothed labels, the lr that of the head; at
+    `epochs` test_loss and accuracy of the test videos, all a second.
     """
     folder = Path(folder)
     train_videos, test_videos = (read_videos(clips, root, split, part, fps, seconds_rule) for part in salads.PARTS)
@@ -97,13 +127,14 @@ def train(
     classes = salads.class_names(root)
     device = loop.choose_device(device)
     loop.seed_everything(seed)
-    model = Tuned(methods.load(method, pretrained, vocab), classes, head, prompts).to(device)
-    about = {"method": method, "head": head, "classes": classes, "prompts": prompts}
+    model = Tuned(methods.load(method, pretrained, vocab), classes, head, prompts, fc_norm).to(device)
+    if stochastic_depth is not None:
+        set_chances(model.encoder, stochastic_depth)
+    about = {"method": method, "head": head, "classes": classes, "prompts": prompts, "fc_norm": fc_norm}
     (folder / "head.json").write_text(json.dumps(about, indent=1))
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98), fused=True)
-    scheduler = loop.polynomial_decay(optimizer, 1_000_000, warmup)
     memory = {"predictions": {video.name: [] for video in test_videos}}
+    augmentation = Augmentation() if augment else None
 
     def batches(epoch: int) -> list[list[tuple[int, int]]]:
         """(video, second) of each clip of each batch."""
@@ -121,8 +152,11 @@ def train(
         return torch.from_numpy(shown), torch.tensor(labels)
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        shown, labels = batch
-        return cross_entropy(model(seconds.as_input(shown)).float(), labels)
+        shown, labels = seconds.as_input(batch[0]), batch[1]
+        if augmentation:
+            shown = augmentation(shown)
+        shown, targets = mix(shown, labels, len(classes), mixup, cutmix)
+        return cross_entropy(model(shown).float(), targets, label_smoothing=label_smoothing)
 
     def evaluate(epoch: int) -> dict:
         if epoch not in epochs:
@@ -135,6 +169,11 @@ def train(
         correct = (pooled.argmax(1) == targets).float().mean().item()
         return {"test_loss": cross_entropy(pooled, targets).item(), "accuracy": correct}
 
+    groups = parameter_groups(model, lr, layer_decay)
+    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98), fused=True)
+    scheduler = loop.polynomial_decay(optimizer, 1_000_000, warmup)
+    if cosine:
+        scheduler = loop.cosine_decay(optimizer, num_epochs * len(batches(1)), warmup)
     loop.fit(
         folder,
         model=model,
@@ -164,7 +203,7 @@ def load(folder: Path, pretrained: Path, vocab: Path) -> Tuned:
     """What `train` left in `folder`, in eval mode; pretrained: the weights it started from, which tell the sizes."""
     about = json.loads((Path(folder) / "head.json").read_text())
     encoder = methods.load(about["method"], pretrained, vocab)
-    model = Tuned(encoder, about["classes"], about["head"], about["prompts"])
+    model = Tuned(encoder, about["classes"], about["head"], about["prompts"], about["fc_norm"])
     model.load_state_dict(torch.load(Path(folder) / "weights.pt", weights_only=True))
     return model.eval()
 

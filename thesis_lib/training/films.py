@@ -24,20 +24,27 @@ class Film:
 
 
 def read_films(
-    howto: str | Path, names: Sequence[str], size: int, fps: float, seconds: Mapping[str, float], frames: int
+    howto: str | Path,
+    names: Sequence[str],
+    size: int,
+    fps: float,
+    seconds: Mapping[str, float],
+    frames: int,
+    filled: bool = True,
 ) -> dict[str, Film]:
     """The films of those `names` that howto/videos holds and that have `frames` frames at least, in their order.
 
     size: pixels of the short side · fps: 0 = small videos, kept in memory whole at their own rate · else clips are
-    decoded where they are needed, at so many frames a second, and `seconds` says how much of each video counts. Videos
-    that cannot be read are named and passed over. Raises ValueError where not one is left.
+    decoded where they are needed, at so many frames a second, and `seconds` says how much of each video counts ·
+    filled: see `on_demand`. Videos that cannot be read are named and passed over. Raises ValueError where not one is
+    left.
     """
     folder = Path(howto) / "videos"
     paths = {path.stem: path for path in sorted(folder.iterdir())} if folder.is_dir() else {}
     films = {}
     for name in filter(paths.__contains__, names):
         try:
-            film = on_demand(paths[name], size, fps, seconds[name]) if fps else in_memory(paths[name], size)
+            film = on_demand(paths[name], size, fps, seconds[name], filled) if fps else in_memory(paths[name], size)
         except ValueError as error:
             print(f"passed over, {error}", flush=True)
             continue
@@ -54,8 +61,11 @@ def in_memory(path: Path, size: int) -> Film:
     return Film(len(frames), frame_rate(path), lambda start, count: frames[start : start + count])
 
 
-def on_demand(path: Path, size: int, fps: float, seconds: float) -> Film:
-    """A video that is opened for each of its clips; `seconds`: how much of it counts, so that it need not be opened."""
+def on_demand(path: Path, size: int, fps: float, seconds: float, filled: bool = True) -> Film:
+    """A video that is opened for each of its clips; `seconds`: how much of it counts, so that it need not be opened.
+
+    filled: frames smaller than `size` are filled up with black, so that clips of all videos fit in one batch.
+    """
 
     def clip(start: int, count: int) -> torch.Tensor | None:
         try:
@@ -63,7 +73,8 @@ def on_demand(path: Path, size: int, fps: float, seconds: float) -> Film:
         except ValueError as error:
             print(f"passed over, {error}", flush=True)
             return None
-        # Clips of a batch must be of one size, whatever the shape of their videos: the middle, filled up with black.
+        if not filled:
+            return frames
         rows, columns = (size - side for side in frames.shape[2:])
         return F.pad(frames, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
 

@@ -4,12 +4,14 @@ A caption is drawn, then a clip around it. What is said and what is shown hardly
 moved by a random time of up to half its length.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from thesis_lib.data.captions import read_captions
+from thesis_lib.training.crops import crop, size_to_read
 from thesis_lib.training.films import MOST_UNREADABLE, around, read_films
 from thesis_lib.training.pairs import permute_texts
 
@@ -18,7 +20,8 @@ class NarratedClips:
     """howto/videos and howto/raw_caption.json as pairs of a clip and a caption.
 
     frames: of a clip, at even times within `seconds` · size: pixels of the short side · num_videos: 0 for all ·
-    on_demand: False = small videos, held in memory whole · captions="permuted" exchanges the texts of all captions
+    on_demand: False = small videos, held in memory whole · crop_scales: see `crops`; [1.0] leaves clips as they are ·
+    flip: half of the clips are mirrored · captions="permuted" exchanges the texts of all captions
     with each other, which leaves nothing to learn of them: the control. `names`: the videos with captions that can be
     read and are long enough. Raises ValueError where there is none.
     """
@@ -32,6 +35,8 @@ class NarratedClips:
         size: int,
         num_videos: int = 0,
         on_demand: bool = False,
+        crop_scales: Sequence[float] = (1.0,),
+        flip: bool = False,
         captions: str = "true",
         seed: int = 0,
     ):
@@ -39,8 +44,9 @@ class NarratedClips:
         self.said = permute_texts(said, seed) if captions == "permuted" else said
         names = [name for name in sorted(self.said) if len(self.said[name])][: num_videos or None]
         ends = {name: self.said[name].ends.max() for name in names}
-        self.frames, self.seconds = frames, seconds
-        self.films = read_films(howto, names, size, frames / seconds if on_demand else 0.0, ends, frames)
+        self.frames, self.seconds, self.size, self.scales, self.flip = frames, seconds, size, tuple(crop_scales), flip
+        read, fps = size_to_read(size, self.scales), frames / seconds if on_demand else 0.0
+        self.films = read_films(howto, names, read, fps, ends, frames, filled=self.scales == (1.0,))
         self.names = list(self.films)
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str]]:
@@ -55,5 +61,10 @@ class NarratedClips:
             number = rng.integers(len(said))
             centre = (said.starts[number] + said.ends[number]) / 2 + self.seconds * rng.uniform(-0.5, 0.5)
             if (clip := around(self.films[name], centre, self.frames, self.seconds)) is not None:
-                return clip, said.texts[number]
+                return self._cropped(clip, rng), said.texts[number]
         raise ValueError(f"{MOST_UNREADABLE} videos in a row cannot be read")
+
+    def _cropped(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        if self.scales != (1.0,):
+            clip = crop(clip, self.size, self.scales, rng)
+        return clip.flip(3) if self.flip and rng.random() < 0.5 else clip

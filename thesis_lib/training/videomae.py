@@ -1,10 +1,12 @@
 """VideoMAE learns from frames alone: the hidden cubes of clips of narrated videos, of which nobody hears a word.
 
 Tong et al., VideoMAE, NeurIPS 2022, table 9; MCG-NJU/VideoMAE run_mae_pretraining.py, PRETRAIN.md: AdamW with betas 0.9
-and 0.95 and weight decay 0.05, warm-up, cosine decay. Published beside that, and not here: crops of several scales.
+and 0.95 and weight decay 0.05, warm-up, cosine decay, crops of four scales (`crops`). Here crops are taken from the
+middle square of a wide picture where it is larger than they need.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,8 @@ def train(
     decoder_heads: int,
     num_videos: int = 0,
     on_demand: bool = False,
+    crop_scales: Sequence[float] = (1.0,),
+    flip: bool = False,
     loading_workers: int = 0,
     precision: str = "fp32",
     seed: int = 0,
@@ -58,12 +62,14 @@ def train(
     vocab: not read, here as in the recipes that learn from words · accumulate: batches a step, which processes that
     torchrun starts share (published: 1024 or 2048 clips a step, lr 1.5e-4 for each 256 of them) · masking, ratio: see
     `masking.masks` · normalise: whether targets are normalised in each cube · frames, seconds, size, num_videos,
-    on_demand: see NarratedClips; clips are those around captions, whose texts are ignored.
+    on_demand, crop_scales, flip: see NarratedClips; clips are those around captions, whose texts are ignored.
+    Published: crop_scales [1, 0.875, 0.75, 0.66]; flip is on in the paper for Kinetics and off in the released code.
     history.csv has the loss: mean square error over hidden cubes; 1 is the mean of each cube, if they are normalised.
     """
     seed_everything(seed)
     device = choose_device(device)
-    clips = NarratedClips(howto, frames=frames, seconds=seconds, size=size, num_videos=num_videos, on_demand=on_demand)
+    source = dict(num_videos=num_videos, on_demand=on_demand, crop_scales=crop_scales, flip=flip)
+    clips = NarratedClips(howto, frames=frames, seconds=seconds, size=size, **source)
     config = dict(patch_size=patch, tubelet_size=tubelet, hidden_size=width, num_hidden_layers=layers)
     config |= dict(num_attention_heads=heads, decoder_hidden_size=decoder_width)
     config |= dict(decoder_num_hidden_layers=decoder_layers, decoder_num_attention_heads=decoder_heads)
