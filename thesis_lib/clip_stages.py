@@ -30,6 +30,8 @@ def weights(profile: str, method: str, **changed) -> Path:
     if (given := getattr(p, f"{method}_path", "")) and not changed:
         return Path(given)
     values = vars(p) | about.changed | changed
+    published = {"vision": getattr(p, "vision_path", ""), "bert": getattr(p, "bert_root", "")}
+    values |= {name: Path(path) if path else "" for name, path in published.items()}
     said = " ".join(f"{name}={value}" for name, value in changed.items())
     values |= dict(howto=stages.named(stages.howto(p)), vocab=stages.vocabulary(p), name=f"{method} {said}".strip())
     known = inspect.signature(train).parameters
