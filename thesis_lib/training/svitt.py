@@ -130,16 +130,18 @@ def train(
     published; their sizes must be those given · the rest as in `NarratedClips` and `loop.fit`.
 
     Equal captions of a batch are positives of each other (the official `idx`). Processes that torchrun starts share a
-    batch; in ITC and EgoNCE each clip has the texts of the whole batch beside it, in ITM those of its own process.
+    batch, the same as one alone has; in ITC and EgoNCE each clip has the texts of the whole batch beside it, in ITM
+    those of its own process.
     Writes weights.pt, config.json and history.csv; `load` gives it back.
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective {objective!r}: expected one of {', '.join(OBJECTIVES)}")
     if len(stage_frames) != len(stage_keep) or not len(stage_frames):
         raise ValueError(f"{len(stage_keep)} keep rates for {len(stage_frames)} stages: one for each")
-    share = distributed.world_size()
-    if batch_size % share or batch_size // share < 2:
-        raise ValueError(f"batch_size={batch_size} must be a multiple of {share} processes, two or more in each")
+    share, together = distributed.world_size(), {"itc": 1, "egonce": 2}[objective]  # clips that are drawn together
+    if batch_size % (share * together) or batch_size // share < 2:
+        wanted = f"{share} processes, two or more in each" + ", an even number" * (together > 1)
+        raise ValueError(f"batch_size={batch_size} must be a multiple of {wanted}")
     if initial is not None and (vision or bert):
         raise ValueError(f"initial={initial} is a whole model: give it, or a BEiT and a BERT, not both")
     folder, device = Path(folder), choose_device(device)
@@ -204,7 +206,12 @@ def train(
 
         def load(item: tuple[int, int, int], frames=frames, number=number):
             *step, part = item
-            clips, texts = draw(np.random.default_rng([seed, number, *step, part]), batch_size // share)
+            each = batch_size // together // share
+            rngs = [
+                np.random.default_rng([seed, number, *step, place]) for place in range(part * each, (part + 1) * each)
+            ]
+            drawn = [draw(rng, together) for rng in rngs]
+            clips, texts = torch.cat([clips for clips, _ in drawn]), [text for _, said in drawn for text in said]
             ids, mask = map(torch.from_numpy, vocabulary.encode(texts, MAX_WORDS))
             words = tuple(map(torch.from_numpy, taxonomy.tags(texts))) if objective == "egonce" else ()
             return clips[:, even(most, frames)], ids, mask, words
