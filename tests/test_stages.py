@@ -300,3 +300,26 @@ def test_other_features_take_the_place_of_those_of_frames(monkeypatch, tmp_path)
     monkeypatch.setattr(stages, "salads", lambda p: tmp_path)
     stages.baseline(p, 1, changed="attention_window:official")
     assert (asked["features"], asked["feature_rate"], asked["window"]) == (tmp_path, 15.0, "official")
+
+
+@pytest.mark.parametrize("method, notebook", [("alpro", "A2_alpro"), ("svitt", "A3_svitt"), ("svitt_ego", "A3_svitt")])
+def test_published_starts_enter_the_key_by_their_content(method, notebook, monkeypatch, tmp_path):
+    real, given = params.load, {}
+    monkeypatch.setattr(params, "load", lambda name, profile: real(name, profile, given if name == notebook else None))
+    monkeypatch.setattr(stages, "cached", lambda *a, **k: tmp_path)
+    monkeypatch.setattr(runs, "cached", lambda function, profile, **inputs: runs._canonical(inputs, "pretraining"))
+    (tmp_path / "vocab.txt").touch()
+    bert, vit = tmp_path / "bert", tmp_path / "vit.pth"
+    bert.mkdir()
+    (bert / "model.safetensors").write_bytes(b"weights")
+    vit.write_bytes(b"weights")
+    found = [clip_stages.weights("smoke", method)]
+    given |= {"vision_path": str(vit), "bert_root": str(bert)}
+    for changed in (None, vit, bert / "model.safetensors"):
+        if changed:
+            changed.write_bytes(b"other weights")
+            runs._outside.cache_clear()
+        found.append(clip_stages.weights("smoke", method))
+    assert len(set(found)) == 4, "without, with, and with either of them changed"
+    plain = json.loads(found[0])
+    assert (plain["vision"], plain["bert"]) == ("", "")

@@ -171,8 +171,8 @@ def train(
     def begun(towers: TwoTowers) -> TwoTowers:
         reports = [start_timesformer(towers.visual_encoder.model, vision)] if vision else []
         reports += [start_bert(towers.text_encoder, bert, vocab, config, config.num_hidden_layers)] if bert else []
-        if distributed.rank() == 0:
-            print(*reports, sep="\n", end="\n" if reports else "", flush=True)
+        if reports and distributed.rank() == 0:
+            print(*reports, sep="\n", flush=True)
         return towers
 
     seed_everything(seed)
