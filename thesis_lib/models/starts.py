@@ -6,14 +6,14 @@ bert-base-uncased (JerryYLi/svitt models/model_retrieval_base.py, models/utils.p
 drawn; the report names it.
 """
 
+import math
 import re
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from thesis_lib.models.alpro import TimeSformer
+from thesis_lib.models.alpro import TimeSformer, nearest_places
 from thesis_lib.models.bert_weights import read_bert
 from thesis_lib.models.official import PREFIXES, Report, looks_like, read_weights, unwrap
 from thesis_lib.models.sparse_attention import inflate, regrid
@@ -35,14 +35,21 @@ def start_timesformer(model: TimeSformer, path: str | Path) -> Report:
 
     Attention over time begins as a copy of that over space, LayerNorm included. temporal_fc and time_embed stay 0, so a
     clip of equal frames gets what the ViT makes of one. Another number of patches takes the nearest of the position
-    embeddings, row by row and column by column. Raises ValueError if the file is unreadable, no ViT or of other sizes.
+    embeddings in rows and columns, as the model itself does (the official code of this start lets them go then).
+    Raises ValueError if the file is unreadable, no ViT or of other sizes.
     """
     tensors = _read(path, "blocks.0.attn.qkv.weight", VIT)
     if "pos_embed" in tensors:
-        tensors["pos_embed"] = _resized(tensors["pos_embed"], model.pos_embed.shape[1] - 1, path)
+        cls, places = tensors["pos_embed"][:, :1], tensors["pos_embed"][:, 1:]
+        if math.isqrt(places.shape[1]) ** 2 != places.shape[1]:
+            raise ValueError(
+                f"{path}: pos_embed has {1 + places.shape[1]} rows, expected [CLS] and a square of patches"
+            )
+        side = math.isqrt(model.pos_embed.shape[1] - 1)
+        tensors["pos_embed"] = torch.cat([cls, nearest_places(places, side, side)], dim=1)
     for name in [name for name in tensors if re.match(r"blocks\.\d+\.(attn|norm1)\.", name)]:
         tensors.setdefault(re.sub(r"\.(attn|norm1)\.", r".temporal_\1.", name), tensors[name])
-    fresh, dropped = r"^time_embed$|\.temporal_fc\.|^head\.", r"^(head|pre_logits\.fc)\."
+    fresh, dropped = r"^time_embed$|\.temporal_fc\.", r"^(head|pre_logits\.fc)\."
     return _fill(model, tensors, path, "vit", VIT, fresh, dropped)
 
 
@@ -101,20 +108,11 @@ def _read(path, signature, kind):
     return tensors
 
 
-def _resized(places, count, path):
-    """Position embeddings [1, 1 + N, D] of a ViT for `count` patches; those of another size take the nearest."""
-    old, new = (round(number**0.5) for number in (places.shape[1] - 1, count))
-    if 1 + old**2 != places.shape[1]:
-        raise ValueError(f"{path}: pos_embed has {places.shape[1]} rows, expected [CLS] and a square of patches")
-    grid = places[:, 1:].transpose(1, 2).unflatten(2, (old, old))
-    grid = F.interpolate(grid, size=(new, new), mode="nearest")
-    return torch.cat([places[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
-
-
 def _fill(model, tensors, path, kind, description, fresh, dropped):
     """Copies tensors into a model of exactly their names, but for those that may be `fresh` or `dropped`."""
     expected = {name: x for name, x in model.state_dict().items() if not name.endswith(INDEX)}
-    for name in expected.keys() & tensors.keys():
+    matched = [name for name in expected if name in tensors]
+    for name in matched:
         if tensors[name].shape != expected[name].shape:
             ours, theirs = list(expected[name].shape), list(tensors[name].shape)
             raise ValueError(f"{path}: {name} is {theirs} where the model has {ours}: set the sizes of the file")
@@ -126,6 +124,5 @@ def _fill(model, tensors, path, kind, description, fresh, dropped):
         raise ValueError(f"{path}: lacks {lacking[0]}: expected {description}")
     if unknown:
         raise ValueError(f"{path}: the model has no place for {unknown[0]}: expected {description}, of its sizes")
-    matched = [name for name in expected if name in tensors]
     model.load_state_dict({name: tensors[name] for name in matched}, strict=False)
     return Report(kind=kind, matched=matched, dropped=unused, missing=missing, unexpected=[])

@@ -207,10 +207,8 @@ def train(
         def load(item: tuple[int, int, int], frames=frames, number=number):
             *step, part = item
             each = batch_size // together // share
-            rngs = [
-                np.random.default_rng([seed, number, *step, place]) for place in range(part * each, (part + 1) * each)
-            ]
-            drawn = [draw(rng, together) for rng in rngs]
+            places = range(part * each, (part + 1) * each)
+            drawn = [draw(np.random.default_rng([seed, number, *step, place]), together) for place in places]
             clips, texts = torch.cat([clips for clips, _ in drawn]), [text for _, said in drawn for text in said]
             ids, mask = map(torch.from_numpy, vocabulary.encode(texts, MAX_WORDS))
             words = tuple(map(torch.from_numpy, taxonomy.tags(texts))) if objective == "egonce" else ()
