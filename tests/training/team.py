@@ -80,6 +80,13 @@ def train(folder, module, settings):
     recipes[module].train(folder, **settings | paths)
 
 
+def train_each(folder, module, *settings):
+    """As `train`, several times in the same processes: into folder/0, folder/1, ..."""
+    for number, one in enumerate(settings):
+        (folder / str(number)).mkdir(exist_ok=True)
+        train(folder / str(number), module, one)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     sys.modules["team"] = sys.modules["__main__"]  # a cached stage belongs to a module file
