@@ -346,3 +346,26 @@ def test_vectors_one_a_second_are_all_seen_whatever_the_rate_of_the_baselines_ow
     assert (frames["sample_rate"], frames["feature_rate"], frames["features"]) == (4, 15.0, tmp_path)
     same = vectors.keys() - {"sample_rate", "feature_rate", "features"}
     assert {name: vectors[name] for name in same} == {name: frames[name] for name in same}
+
+
+@pytest.mark.parametrize("method, notebook", [("alpro", "A2_alpro"), ("svitt", "A3_svitt"), ("svitt_ego", "A3_svitt")])
+def test_published_starts_enter_the_key_by_their_content(method, notebook, monkeypatch, tmp_path):
+    real, given = params.load, {}
+    monkeypatch.setattr(params, "load", lambda name, profile: real(name, profile, given if name == notebook else None))
+    monkeypatch.setattr(stages, "cached", lambda *a, **k: tmp_path)
+    monkeypatch.setattr(runs, "cached", lambda function, profile, **inputs: runs._canonical(inputs, "pretraining"))
+    (tmp_path / "vocab.txt").touch()
+    bert, vit = tmp_path / "bert", tmp_path / "vit.pth"
+    bert.mkdir()
+    (bert / "model.safetensors").write_bytes(b"weights")
+    vit.write_bytes(b"weights")
+    found = [clip_stages.weights("smoke", method)]
+    given |= {"vision_path": str(vit), "bert_root": str(bert)}
+    for changed in (None, vit, bert / "model.safetensors"):
+        if changed:
+            changed.write_bytes(b"other weights")
+            runs._outside.cache_clear()
+        found.append(clip_stages.weights("smoke", method))
+    assert len(set(found)) == 4, "without, with, and with either of them changed"
+    plain = json.loads(found[0])
+    assert (plain["vision"], plain["bert"]) == ("", "")

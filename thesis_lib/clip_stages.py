@@ -46,6 +46,8 @@ def weights(profile: str, method: str, **changed) -> Path:
     if (given := getattr(p, f"{method}_path", "")) and not changed:
         return Path(given)
     values = vars(p) | about.changed | changed
+    published = {"vision": getattr(p, "vision_path", ""), "bert": getattr(p, "bert_root", "")}
+    values |= {name: Path(path) if path else "" for name, path in published.items()}
     said = " ".join(f"{name}={value}" for name, value in changed.items() if not isinstance(value, Path))
     values |= dict(howto=stages.named(stages.howto(p)), vocab=stages.vocabulary(p), name=f"{method} {said}".strip())
     return runs.cached(train, profile=profile, **{name: values[name] for name in known if name in values})

@@ -18,6 +18,7 @@ from thesis_lib.models.sparse_attention import (
     inflate,
     keep_rows,
     keep_tokens,
+    regrid,
     sparse_pattern,
     stretch,
 )
@@ -234,6 +235,32 @@ def test_inflation_repeats_over_time():
     assert inflated.shape == (5 * 9 + 3, 2)
     assert all(torch.equal(inflated[9 * k : 9 * k + 9], table[:9]) for k in range(5))
     assert torch.equal(inflated[-3:], table[-3:])
+
+
+@pytest.mark.parametrize("old, new", [(6, 8), (14, 24), (6, 30), (8, 5)])
+def test_another_grid_follows_the_published_distances(old, new):
+    """Biases that are a polynomial of the old places, as the official loop finds them, stay the same polynomial."""
+    left, right = 1.01, 1.5
+    while right - left > 1e-9:
+        ratio = (left + right) / 2
+        if (1 - ratio ** (old - 1)) / (1 - ratio) > new - 1:
+            right = ratio
+        else:
+            left = ratio
+    steps = [0.0]
+    for number in range(old - 1):
+        steps.append(steps[-1] + ratio**number)
+    places = torch.tensor([-step for step in steps[:0:-1]] + steps, dtype=torch.float64)
+
+    def biases(places):
+        y, x = places[:, None] / new, places / new
+        return torch.stack([1 + x - 2 * y + x * y**2, y**3 - 0.5 * x**2 * y], dim=-1).flatten(0, 1)
+
+    wanted = torch.arange(1 - new, new, dtype=torch.float64).clamp(places[0], places[-1])
+    found = regrid(torch.cat([biases(places), torch.eye(3, 2).double()]), new)
+    torch.testing.assert_close(found, torch.cat([biases(wanted), torch.eye(3, 2).double()]), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="a bias table of 11 rows, which no square image has"):
+        regrid(torch.zeros(11, 2), new)
 
 
 def test_stretching_keeps_what_is_constant_and_is_symmetric():

@@ -9,7 +9,7 @@ import torch
 
 from thesis_lib import paths, runs
 from thesis_lib.losses import mil_nce_loss
-from thesis_lib.training import alpro, distributed, s3d, videoclip, videomae
+from thesis_lib.training import alpro, distributed, s3d, svitt, videoclip, videomae
 
 
 def towers():
@@ -76,8 +76,15 @@ def cache(folder):
 def train(folder, module, settings):
     settings = json.loads(settings)
     paths = {key: Path(settings[key]) for key in ("features", "howto", "vocab") if key in settings}
-    recipes = {"videoclip": videoclip, "s3d": s3d, "alpro": alpro, "videomae": videomae}
+    recipes = {"videoclip": videoclip, "s3d": s3d, "alpro": alpro, "svitt": svitt, "videomae": videomae}
     recipes[module].train(folder, **settings | paths)
+
+
+def train_each(folder, module, *settings):
+    """As `train`, several times in the same processes: into folder/0, folder/1, ..."""
+    for number, one in enumerate(settings):
+        (folder / str(number)).mkdir(exist_ok=True)
+        train(folder / str(number), module, one)
 
 
 if __name__ == "__main__":

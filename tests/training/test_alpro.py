@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from benchmarks.mmpt import write_bert
+from tests.models.test_starts import vit_weights
 from thesis_lib.data.kitchen import Kitchen
 from thesis_lib.data.text import Vocabulary, write_vocab
 from thesis_lib.losses import IGNORED
@@ -275,12 +278,41 @@ def test_ablations_leave_out_what_they_do_not_need(howto, tiny, tmp_path):
         assert torch.allclose(model.prompter.video_prompt_feat, model.prompter.embed_text(ids, mask), atol=1e-6)
 
 
+def test_model_and_prompter_start_from_published_models(howto, tmp_path, capsys):
+    """Nothing is learned: what is left is the start. The BERT reads the corpus's own words."""
+    pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[fairseq]'")
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    bert = write_bert(tmp_path / "bert", len(Vocabulary(howto / "vocab.txt")), **sizes)
+    (bert / "vocab.txt").write_text((howto / "vocab.txt").read_text())
+    vit = vit_weights(SIDE // PATCH, PATCH, 16, TINY["video_layers"])
+    torch.save(vit, tmp_path / "vit.pth")
+    settings = TINY | dict(start="random", num_steps=1, prompter_steps=1, lr=0.0)
+    folder = train(tmp_path / "run", howto, **settings, vision=tmp_path / "vit.pth", bert=bert)
+    model, theirs = weights_of(folder), load_file(bert / "model.safetensors")
+    for name, value in vit.items():
+        for tower in ("", "prompter.") if not name.startswith(("head", "pre_logits")) else ():
+            assert torch.equal(model[f"{tower}visual_encoder.model.{name}"], value), name
+    for name, value in theirs.items():
+        if "pooler" not in name:
+            assert torch.equal(model[f"text_encoder.bert.{name}"], value), name
+            assert "layer.1." in name or torch.equal(model[f"prompter.text_encoder.bert.{name}"], value), name
+    printed = capsys.readouterr().out
+    assert printed.count("vit: ") == printed.count("bert: ") == 2 and "blocks.0.temporal_fc.weight" in printed
+    plain = weights_of(train(tmp_path / "plain", howto, **settings))
+    assert torch.equal(model["vision_proj.weight"], plain["vision_proj.weight"]), "what no file has is drawn as without"
+
+
 def test_bad_settings_are_refused(howto, tiny, tmp_path):
     for changed, message in [
         (dict(losses=("vtc", "itm")), r"losses=\['vtc', 'itm'\]: expected some of vtc, vtm, mlm, pem"),
         (dict(losses=()), "expected some of vtc, vtm, mlm, pem"),
         (dict(batch_size=1), "batch_size=1 on 1 .*2 clips each at least"),
         (dict(start="bert"), 'start=\'bert\': expected "random" or "prompter"'),
+        (
+            dict(vision="vit.pth"),
+            'start="prompter" would replace the ViT or the BERT that is given: take start="random"',
+        ),
+        (dict(vision="none.pth", start="random"), "none.pth: no such file"),
         (dict(prompter=tmp_path / "none"), "none/weights.pt: no prompter there"),
         (dict(prompter=tiny / "prompter", hidden_size=32), "a prompter of other sizes"),
     ]:

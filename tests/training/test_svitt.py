@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from benchmarks.mmpt import write_bert
 from thesis_lib.data.egoclip import Taxonomy
 from thesis_lib.data.text import Vocabulary, write_vocab
 from thesis_lib.data.video import write_video
 from thesis_lib.losses import ego_nce_loss
-from thesis_lib.models.svitt import SViTT, SViTTConfig
+from thesis_lib.models.svitt import SViTT, SViTTConfig, inflate
 from thesis_lib.training import loop, svitt
 from thesis_lib.training.narrated_clips import NarratedClips
 
@@ -39,11 +41,18 @@ def film(action, rng):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """howto and vocab: twelve videos of four actions in random order, a caption in the middle of each."""
-    root, rng = tmp_path_factory.mktemp("corpus") / "howto100m", np.random.default_rng(0)
+    """howto and vocab: twelve videos."""
+    root = tmp_path_factory.mktemp("corpus") / "howto100m"
+    write_corpus(root)
+    return dict(howto=root, vocab=root / "vocab.txt")
+
+
+def write_corpus(root, num_videos=12):
+    """Videos of four actions in random order, a caption in the middle of each, and the vocabulary."""
+    rng = np.random.default_rng(0)
     (root / "videos").mkdir(parents=True)
     captions = {}
-    for number in range(12):
+    for number in range(num_videos):
         actions = rng.permutation(4)
         write_video(root / f"videos/v{number:02d}.avi", (f for action in actions for f in film(action, rng)), FPS)
         starts = (SECONDS * np.arange(4) + 1).tolist()
@@ -51,7 +60,6 @@ def corpus(tmp_path_factory):
         captions[f"v{number:02d}"] = {"start": starts, "end": [start + 1 for start in starts], "text": texts}
     (root / "raw_caption.json").write_text(json.dumps(captions))
     write_vocab(root / "vocab.txt", TEXTS)
-    return dict(howto=root, vocab=root / "vocab.txt")
 
 
 def train(folder, corpus, **changed):
@@ -167,6 +175,39 @@ def test_an_official_checkpoint_can_be_the_beginning(trained, corpus, tmp_path):
     torch.testing.assert_close(weights, encoder.model.vision_proj.weight.detach(), rtol=0, atol=1e-5)
 
 
+def test_published_models_can_be_the_beginning(corpus, tmp_path, capsys):
+    """Nothing is learned: what is left after both stages is the start, the same at every distance in time."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[fairseq]'")
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    bert = write_bert(tmp_path / "bert", len(Vocabulary(corpus["vocab"])), **sizes)
+    (bert / "vocab.txt").write_text(corpus["vocab"].read_text())
+    config = transformers.BeitConfig(image_size=SIDE, patch_size=8, use_relative_position_bias=True, **sizes)
+    beit = transformers.BeitForImageClassification(config).eval()
+    with torch.no_grad():
+        for parameter in beit.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    beit.save_pretrained(tmp_path / "beit")
+    given = dict(vision=tmp_path / "beit/model.safetensors", bert=bert)
+    settings = dict(stage_frames=[1, 3], stage_keep=[1.0, 1.0], num_steps=1, lr=0.0, sparse_edges=())
+    folder = train(tmp_path / "run", corpus, **settings, **given)
+    encoder = svitt.load(folder, corpus["vocab"])
+    new = encoder.model.state_dict()
+    for name, value in load_file(given["vision"]).items():
+        if name.startswith("beit."):
+            value = inflate(value, 3) if name.endswith("bias_table") else value
+            assert torch.equal(new[name.replace("beit.", "vision_encoder.")], value), name
+    for name, value in load_file(bert / "model.safetensors").items():
+        assert "pooler" in name or torch.equal(new[f"text_encoder.bert.{name}"], value), name
+    images = torch.rand(2, 3, 1, SIDE, SIDE)
+    with torch.no_grad():
+        expected = beit.beit(svitt.normalised(images)[:, :, 0]).pooler_output
+        torch.testing.assert_close(encoder.features(images), expected, rtol=1e-4, atol=1e-5)
+    printed = capsys.readouterr().out
+    assert "beit: " in printed and "bert.encoder.layer.1.crossattention.self.query.weight" in printed
+    with pytest.raises(ValueError, match="is a whole model: give it, or a BEiT and a BERT, not both"):
+        train(tmp_path / "both", corpus, initial=tmp_path / "official.pth", **given)
+
+
 @pytest.mark.parametrize("objective", svitt.OBJECTIVES)
 def test_a_killed_run_goes_on_with_the_same_result(corpus, tmp_path, monkeypatch, objective):
     monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 2)
@@ -207,6 +248,8 @@ def test_what_cannot_be_trained_is_said(corpus, tmp_path):
         train(tmp_path, corpus, objective="nce")
     with pytest.raises(ValueError, match="1 keep rates for 2 stages"):
         train(tmp_path, corpus, stage_frames=[2, 4])
+    with pytest.raises(ValueError, match="batch_size=5 must be a multiple of 1 processes, .*, an even number"):
+        train(tmp_path, corpus, objective="egonce", batch_size=5)
     with pytest.raises(ValueError, match="batch_size=1 must be a multiple of 1 processes, two or more in each"):
         train(tmp_path, corpus, batch_size=1)
 

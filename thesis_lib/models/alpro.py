@@ -242,12 +242,7 @@ class TimeSformer(nn.Module):
 
     def _places(self, rows, columns):
         """Embeddings of the patches of a frame [1, N, D]."""
-        places = self.pos_embed[:, 1:]
-        side = round(places.shape[1] ** 0.5)
-        if (rows, columns) == (side, side):
-            return places
-        grid = places.transpose(1, 2).unflatten(2, (side, side))
-        return F.interpolate(grid, size=(rows, columns), mode="nearest").flatten(2).transpose(1, 2)
+        return nearest_places(self.pos_embed[:, 1:], rows, columns)
 
     def _times(self, count):
         """Embeddings of the frames [1, T, D]."""
@@ -329,6 +324,15 @@ class _MaskedWords(nn.Module):
 
     def forward(self, x):
         return self.decoder(self.transform.LayerNorm(F.gelu(self.transform.dense(x))))
+
+
+def nearest_places(places, rows: int, columns: int):
+    """Embeddings [1, N, D] of the patches of a square image for one of rows x columns: each takes the nearest."""
+    side = round(places.shape[1] ** 0.5)
+    if (rows, columns) == (side, side):
+        return places
+    grid = places.transpose(1, 2).unflatten(2, (side, side))
+    return F.interpolate(grid, size=(rows, columns), mode="nearest").flatten(2).transpose(1, 2)
 
 
 def ensemble(features, num_entities: int):

@@ -9,10 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-from thesis_lib.models.official import Report, read_checkpoint
+from thesis_lib.models.official import Report, read_weights
 from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
 
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -45,8 +42,7 @@ def load_bert(folder: str | Path, **config) -> tuple[VideoCLIP, Report]:
     torch's generator. Raises ValueError if a file is missing, damaged or of another model, lacks a tensor or
     contradicts an argument.
     """
-    folder = Path(folder)
-    own = _own_config(folder)
+    own, path, tensors = read_bert(folder)
     unknown = sorted(config.keys() - inspect.signature(VideoCLIPConfig).parameters.keys())
     if unknown:
         raise ValueError(f"VideoCLIPConfig has no argument '{unknown[0]}'")
@@ -57,7 +53,6 @@ def load_bert(folder: str | Path, **config) -> tuple[VideoCLIP, Report]:
     if model.config.video_layers > model.config.text_layers:
         raise ValueError(f"{folder}: video_layers={model.config.video_layers}, the BERT has {model.config.text_layers}")
 
-    path, tensors = _weights(folder)
     expected = model.state_dict()
     placed = {tower + name: tensor for name, tensor in tensors.items() for tower in TOWERS if tower + name in expected}
     lacking = [name for name in expected.keys() - placed.keys() if not re.search(FRESH, name)]
@@ -77,6 +72,15 @@ def load_bert(folder: str | Path, **config) -> tuple[VideoCLIP, Report]:
         unexpected=[name for name in unused if not re.search(DROPPED, name)],
     )
     return model.eval(), report
+
+
+def read_bert(folder: str | Path) -> tuple[dict, Path, dict]:
+    """(arguments of VideoCLIPConfig that a folder tells, file of weights, its tensors by the names of BertModel).
+
+    Heads keep their prefix `cls.`. Raises ValueError if a file is missing or damaged, or of no BERT.
+    """
+    folder = Path(folder)
+    return _own_config(folder), *_weights(folder)
 
 
 def _own_config(folder):
@@ -110,9 +114,6 @@ def _weights(folder):
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
         raise ValueError(f"{folder}: no weights there; expected {' or '.join(FILES)}")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else read_checkpoint(path)
-    except SafetensorError:
-        raise ValueError(f"{path}: truncated or damaged: download or copy it again") from None
+    content = read_weights(path)
     names = {re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name)): name for name in content}
     return path, {name.removeprefix("bert."): content[old] for name, old in names.items()}

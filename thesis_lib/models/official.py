@@ -16,6 +16,8 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from thesis_lib.models.kinds import Kind
@@ -72,9 +74,9 @@ def load_official(kind: str, path: str | Path, *, trust: bool = False, **constru
         raise ValueError(f"{kind} has no argument '{unknown[0]}': expected one of {', '.join(known)}")
 
     content = read_checkpoint(Path(path), trust)
-    tensors, others, found_as = _unwrap(Path(path), content, PREFIXES + entry.prefixes)
+    tensors, others, found_as = unwrap(Path(path), content, PREFIXES + entry.prefixes)
     if not _has(tensors, entry.signature):
-        raise ValueError(f"{path}: not {kind}: {found_as}: looks like {_looks_like(tensors)}")
+        raise ValueError(f"{path}: not {kind}: {found_as}: looks like {looks_like(tensors)}")
     try:
         sizes = entry.sizes(tensors)
     except KeyError as error:
@@ -148,6 +150,18 @@ def read_checkpoint(path: Path, trust: bool = False):
         raise ValueError(f"{path}: {_why_unreadable(path, error)}") from None
 
 
+def read_weights(path: Path):
+    """What `read_checkpoint` reads, or the tensors of a .safetensors file by name."""
+    if path.suffix != ".safetensors":
+        return read_checkpoint(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    try:
+        return load_file(path)
+    except SafetensorError:
+        raise ValueError(f"{path}: truncated or damaged: download or copy it again") from None
+
+
 def _why_unreadable(path, error):
     message = str(error)
     by_torch = "Unsupported operand" not in message  # torch.save writes no newer pickle than it reads
@@ -186,7 +200,7 @@ def _globals(path):
     return [name for name in names if not name.startswith(("torch.", "collections."))]
 
 
-def _unwrap(path, content, prefixes):
+def unwrap(path: Path, content, prefixes: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], list[str], str]:
     """(tensors by name without prefix, names of what is no tensor, a description for error messages)."""
     wrapper = None
     if isinstance(content, dict) and not any(isinstance(value, torch.Tensor) for value in content.values()):
@@ -210,7 +224,8 @@ def _has(tensors, signature):
     return all(any(re.fullmatch(pattern, name) for name in tensors) for pattern in signature)
 
 
-def _looks_like(tensors):
+def looks_like(tensors: dict) -> str:
+    """The kind that tensors of these names are, for error messages."""
     likely = (kind for kind in KINDS if _has(tensors, _entry(kind).signature))
     return next(likely, f"none of {', '.join(KINDS)} (it has {_some(tensors)})")
 

@@ -135,6 +135,33 @@ def inflate(table, frames: int):
     return torch.cat([table[:-3].repeat(2 * frames - 1, 1), table[-3:]])
 
 
+def regrid(table, side: int):
+    """A bias table of square images [(2h - 1)^2 + 3, heads] for images of `side` patches a side.
+
+    The nearest distances stay, farther ones move apart in a geometric progression until the farthest is that of the new
+    image, and cubic splines fill in between. Official: models/utils.py, after BEiT's own fine-tuning, with the same
+    bounds of the ratio. Raises ValueError if the table is of no square image.
+    """
+    from scipy.interpolate import RectBivariateSpline
+    from scipy.optimize import brentq
+
+    old, half = math.isqrt(max(0, len(table) - 3)), side - 1
+    if old < 3 or old % 2 == 0 or old**2 + 3 != len(table):
+        raise ValueError(f"a bias table of {len(table)} rows, which no square image has")
+
+    def beyond(ratio):
+        return (ratio ** np.arange(old // 2)).sum() - half
+
+    low, high = 1.01, 1.5
+    ratio = low if beyond(low) >= 0 else high if beyond(high) <= 0 else brentq(beyond, low, high)
+    far = np.cumsum(ratio ** np.arange(old // 2))
+    places, wanted = np.concatenate([-far[::-1], [0], far]), np.arange(-half, half + 1)
+    grids = table[:-3].detach().T.unflatten(1, (old, old)).double().numpy()
+    degree = min(3, old - 1)
+    moved = [RectBivariateSpline(places, places, grid, kx=degree, ky=degree)(wanted, wanted).ravel() for grid in grids]
+    return torch.cat([torch.from_numpy(np.stack(moved, axis=1)).to(table.dtype), table[-3:]])
+
+
 def stretch(table, frames: int, new_frames: int, mode: str = "nearest-exact"):
     """The bias table of clips of `frames` frames for `new_frames` over the same time (temporal expansion).
 

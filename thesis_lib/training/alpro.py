@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import IGNORED, entity_loss, vtc_loss
 from thesis_lib.models.alpro import MEAN, STD, Alpro, AlproConfig, TwoTowers
+from thesis_lib.models.starts import start_bert, start_timesformer
 from thesis_lib.training import distributed
 from thesis_lib.training.entities import frequent_words, prompt_texts, random_region
 from thesis_lib.training.loop import (
@@ -64,6 +65,8 @@ def train(
     prompter: Path | None = None,
     prompter_boxes: bool = False,
     start: str = "random",
+    vision: Path | str = "",
+    bert: Path | str = "",
     dropout: float = 0.1,
     stochastic_depth: float = 0.1,
     num_videos: int = 0,
@@ -81,8 +84,9 @@ def train(
     prompts="one": one template an entity instead of the mean of twelve · num_videos, on_demand, captions: as those of
     NarratedClips · prompter: the folder of one that was trained before; None trains one in folder/prompter, for
     `prompter_steps` · prompter_boxes: in the second half of these it sees every other clip cut down to a box ·
-    start="prompter": the model starts from the prompter's encoders. Both stand in for the image model and the BERT that
-    the published one starts from, of which there are none at other sizes.
+    vision, bert: file of a ViT and folder of a BERT (`models.starts`), from which the published model and its prompter
+    start; their sizes must be those given · start="prompter": the model starts from the prompter's encoders, which
+    stand in for these where there are none of its sizes.
 
     Processes that torchrun starts share a batch: "vtc" has all of it as negatives, "vtm" draws them from its process's
     own clips, as in the official code. history.csv has each loss on one batch that is not trained on.
@@ -92,6 +96,8 @@ def train(
         raise ValueError(f"losses={list(losses)}: expected some of {', '.join(LOSSES)}")
     if start not in ("random", "prompter"):
         raise ValueError(f'start={start!r}: expected "random" or "prompter"')
+    if start == "prompter" and (vision or bert):
+        raise ValueError('start="prompter" would replace the ViT or the BERT that is given: take start="random"')
     share = distributed.world_size()
     if batch_size % share or batch_size // share < 2:
         raise ValueError(
@@ -162,10 +168,17 @@ def train(
             shown=("loss", *losses),
         )
 
+    def begun(towers: TwoTowers) -> TwoTowers:
+        reports = [start_timesformer(towers.visual_encoder.model, vision)] if vision else []
+        reports += [start_bert(towers.text_encoder, bert, vocab, config, config.num_hidden_layers)] if bert else []
+        if reports and distributed.rank() == 0:
+            print(*reports, sep="\n", flush=True)
+        return towers
+
     seed_everything(seed)
-    model = Alpro(config)
+    model = begun(Alpro(config))
     if entities or start == "prompter":
-        towers = TwoTowers(config, config.fusion_layer)
+        towers = begun(TwoTowers(config, config.fusion_layer))
         if prompter is None:
             prompter = Path(folder) / "prompter"
             prompter.mkdir(exist_ok=True)

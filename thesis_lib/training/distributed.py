@@ -77,14 +77,19 @@ def wait() -> None:
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Each gradient becomes the sum over the processes; one that a process lacks counts as 0.
 
+    A weight that none has a gradient of keeps none: of zeros the optimizer would let it decay.
+
     Once a step, after the last backward pass, as legacy_ddp of fairseq does: the pass is never held up by the network,
     and whatever it consists of (several clusters, chunks computed twice) needs no hooks.
     """
     if world_size() == 1:
         return
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    reached = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.uint8)
+    dist.all_reduce(reached, op=dist.ReduceOp.MAX)
     pending = []
-    for parameter in parameters:
-        if parameter.requires_grad:
+    for parameter, anywhere in zip(trained, reached.tolist(), strict=True):
+        if anywhere:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             pending.append(dist.all_reduce(parameter.grad, async_op=True))

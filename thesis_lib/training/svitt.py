@@ -21,6 +21,7 @@ from thesis_lib.data.egoclip import KITCHEN, Scenes, Taxonomy
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import ego_nce_loss
 from thesis_lib.models.official import load_official
+from thesis_lib.models.starts import start_beit, start_bert
 from thesis_lib.models.svitt import MEAN, STD, SViTT, SViTTConfig, expand
 from thesis_lib.runs import atomic_save
 from thesis_lib.training import distributed
@@ -106,6 +107,8 @@ def train(
     mask_probability: float = MASKED,
     taxonomy: Taxonomy = KITCHEN,
     initial: Path | None = None,
+    vision: Path | str = "",
+    bert: Path | str = "",
     num_videos: int = 0,
     on_demand: bool = False,
     captions: str = "true",
@@ -123,19 +126,24 @@ def train(
     patches are dropped · fusion_keep_rate and fusion_drop_after: the same in the fusion layers, counted as text layers
     · matching_weight, words_weight: of the losses beside the contrast, official 1; what weighs 0 is not computed ·
     taxonomy: which verbs and nouns make two captions the same action (egonce) · initial: an official checkpoint to
-    begin with · the rest as in `NarratedClips` and `loop.fit`.
+    begin with · vision, bert: file of a BEiT and folder of a BERT (`models.starts`) to begin with instead, as
+    published; their sizes must be those given · the rest as in `NarratedClips` and `loop.fit`.
 
     Equal captions of a batch are positives of each other (the official `idx`). Processes that torchrun starts share a
-    batch; in ITC and EgoNCE each clip has the texts of the whole batch beside it, in ITM those of its own process.
+    batch, the same as one alone has; in ITC and EgoNCE each clip has the texts of the whole batch beside it, in ITM
+    those of its own process.
     Writes weights.pt, config.json and history.csv; `load` gives it back.
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective {objective!r}: expected one of {', '.join(OBJECTIVES)}")
     if len(stage_frames) != len(stage_keep) or not len(stage_frames):
         raise ValueError(f"{len(stage_keep)} keep rates for {len(stage_frames)} stages: one for each")
-    share = distributed.world_size()
-    if batch_size % share or batch_size // share < 2:
-        raise ValueError(f"batch_size={batch_size} must be a multiple of {share} processes, two or more in each")
+    share, together = distributed.world_size(), {"itc": 1, "egonce": 2}[objective]  # clips that are drawn together
+    if batch_size % (share * together) or batch_size // share < 2:
+        wanted = f"{share} processes, two or more in each" + ", an even number" * (together > 1)
+        raise ValueError(f"batch_size={batch_size} must be a multiple of {wanted}")
+    if initial is not None and (vision or bert):
+        raise ValueError(f"initial={initial} is a whole model: give it, or a BEiT and a BERT, not both")
     folder, device = Path(folder), choose_device(device)
     vocabulary = Vocabulary(vocab)
     most = max(stage_frames)
@@ -183,6 +191,11 @@ def train(
         model = SViTT(config).to(device)
         if weights is not None:
             model.load_state_dict(expand(weights, trained_frames, frames))
+        elif vision or bert:
+            reports = [start_beit(model.vision_encoder, vision)] if vision else []
+            reports += [start_bert(model.text_encoder, bert, vocab, config, text_layers)] if bert else []
+            if distributed.rank() == 0:
+                print(*reports, sep="\n", flush=True)
         else:
             clips, texts = draw(np.random.default_rng(seed), max(64, batch_size))
             ids, mask = (torch.from_numpy(values).to(device) for values in vocabulary.encode(texts, MAX_WORDS))
@@ -193,7 +206,10 @@ def train(
 
         def load(item: tuple[int, int, int], frames=frames, number=number):
             *step, part = item
-            clips, texts = draw(np.random.default_rng([seed, number, *step, part]), batch_size // share)
+            each = batch_size // together // share
+            places = range(part * each, (part + 1) * each)
+            drawn = [draw(np.random.default_rng([seed, number, *step, place]), together) for place in places]
+            clips, texts = torch.cat([clips for clips, _ in drawn]), [text for _, said in drawn for text in said]
             ids, mask = map(torch.from_numpy, vocabulary.encode(texts, MAX_WORDS))
             words = tuple(map(torch.from_numpy, taxonomy.tags(texts))) if objective == "egonce" else ()
             return clips[:, even(most, frames)], ids, mask, words
