@@ -10,10 +10,10 @@ import torch
 from thesis_lib.data.kitchen import Kitchen
 from thesis_lib.data.text import Vocabulary, write_vocab
 from thesis_lib.losses import IGNORED
-from thesis_lib.models.alpro import Alpro, AlproConfig
+from thesis_lib.models.alpro import Alpro, AlproConfig, Prompter
 from thesis_lib.planted import PATCH, SETTINGS, SIDE, THINGS, write_corpus
 from thesis_lib.training import alpro, loop
-from thesis_lib.training.entities import random_region
+from thesis_lib.training.entities import TEMPLATES, random_region
 
 GOLDEN = Path(__file__).parents[1] / "golden/alpro"
 SMALL = SETTINGS | dict(num_steps=10, prompter_steps=120, start="prompter", device="cpu")
@@ -228,7 +228,37 @@ def test_the_prompter_stays_as_it_was_trained(tiny):
     for name, value in taught.items():
         assert torch.equal(model[f"prompter.{name}"], value), name
     assert not torch.equal(model["vision_proj.weight"], taught["vision_proj.weight"]), "the model went on"
-    assert model["prompter.video_prompt_feat"].norm(dim=1).min() > 0
+
+
+def test_an_entity_is_the_mean_of_twelve_texts(howto, tiny):
+    """Each text read by itself, by what the prompter had become when its training ended."""
+    model, about = alpro.load_model(tiny)
+    vocabulary = Vocabulary(howto / "vocab.txt")
+    for entity, vector in zip(about["entities"], model.prompter.video_prompt_feat, strict=True):
+        texts = [vocabulary.encode([template.format(entity)]) for template in TEMPLATES]
+        with torch.no_grad():
+            each = [model.prompter.embed_text(*map(torch.from_numpy, text))[0] for text in texts]
+        assert len(each) == 12 and torch.allclose(vector, torch.stack(each).mean(0), atol=1e-6)
+
+
+SURE, UNSURE = [0.7, 0.1, 0.1, 0.1], [0.2, 0.3, 0.25, 0.25]  # the first entity is the likeliest, the second is
+
+
+@pytest.mark.parametrize(
+    ("labels", "rule", "threshold", "discarded"),
+    [(SURE, "paper", 0.2, False), (SURE, "released", 0.2, True), (UNSURE, "paper", 0.4, True),
+     (UNSURE, "paper", 0.3, False), (UNSURE, "released", 0.4, False)],
+)  # fmt: skip
+def test_boxes_are_discarded_by_the_rule_that_was_asked_for(
+    howto, tiny, tmp_path, monkeypatch, labels, rule, threshold, discarded
+):
+    """In the loss that trains and in the one that is measured, which are 0 where all boxes are discarded."""
+    monkeypatch.setattr(Prompter, "soft_labels", lambda prompter, clip: torch.tensor([labels] * len(clip)))
+    settings = TINY | dict(losses=("pem",), num_videos=2, prompter=tiny / "prompter", num_steps=1)
+    folder = train(tmp_path / "run", howto, **settings, entity_rule=rule, entity_threshold=threshold)
+    history = pd.read_csv(folder / "history.csv")
+    for column in ("loss", "pem"):
+        assert (history[column] == 0).all() == discarded and (history[column] > 0.1).all() != discarded
 
 
 def test_a_killed_run_goes_on_with_the_same_result(howto, tiny, tmp_path, monkeypatch):
@@ -280,6 +310,8 @@ def test_bad_settings_are_refused(howto, tiny, tmp_path):
         (dict(losses=("vtc", "itm")), r"losses=\['vtc', 'itm'\]: expected some of vtc, vtm, mlm, pem"),
         (dict(losses=()), "expected some of vtc, vtm, mlm, pem"),
         (dict(batch_size=1), "batch_size=1 on 1 .*2 clips each at least"),
+        (dict(entity_rule="position"), "entity_rule='position': expected one of paper, released"),
+        (dict(entity_threshold=20.0), "entity_threshold=20.0: a probability, so 0 to 1"),
         (dict(start="bert"), 'start=\'bert\': expected "random" or "prompter"'),
         (dict(prompter=tmp_path / "none"), "none/weights.pt: no prompter there"),
         (dict(prompter=tiny / "prompter", hidden_size=32), "a prompter of other sizes"),
