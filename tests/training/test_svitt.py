@@ -12,7 +12,7 @@ from thesis_lib.data.egoclip import Taxonomy
 from thesis_lib.data.text import Vocabulary, write_vocab
 from thesis_lib.data.video import write_video
 from thesis_lib.losses import ego_nce_loss
-from thesis_lib.models.svitt import SViTT, SViTTConfig
+from thesis_lib.models.svitt import CrossAttention, SViTT, SViTTConfig
 from thesis_lib.training import loop, svitt
 from thesis_lib.training.narrated_clips import NarratedClips
 
@@ -114,6 +114,17 @@ def test_the_encoder_keeps_the_contract(trained, corpus):
     saved = torch.load(trained / "weights.pt", weights_only=True)
     own = encoder.model.state_dict()
     assert own.keys() == saved.keys() and all(torch.equal(value, saved[name]) for name, value in own.items())
+
+
+@pytest.mark.parametrize("rate, fewer", [(0.3, 2), (1.0, 6)])
+def test_the_keep_rate_of_fusion_takes_effect_in_training(corpus, tmp_path, monkeypatch, rate, fewer):
+    """[CLS] and 6 of 8 patches reach the first fusion layer; the released code never reads the rate of the second."""
+    seen, real = [], CrossAttention.forward
+    monkeypatch.setattr(CrossAttention, "forward", lambda s, x, video: seen.append(video.shape[1]) or real(s, x, video))
+    layers = dict(text_layers=3, fusion_drop_after=(1,), num_steps=1)
+    folder = train(tmp_path / "run", corpus, **layers, fusion_keep_rate=rate)
+    assert len(seen) >= 4 and seen == [1 + 6, 1 + fewer] * (len(seen) // 2)
+    assert svitt.load(folder, corpus["vocab"]).model.config.fusion_keep_rate == rate
 
 
 def test_sparsity_can_be_changed_when_loading(trained, corpus):

@@ -80,12 +80,12 @@ def train(
 
     losses: those that are summed, some of LOSSES · frames, seconds, size: of a clip, pixels of the short side ·
     text_layers, fusion_layers: of the BERT · num_entities: words of the captions that regions are asked about ·
-    prompts="one": one template an entity instead of the mean of twelve · entity_rule, entity_threshold: which boxes "pem"
-    passes over, see `losses.entity_loss` · num_videos, on_demand, captions: as those of
-    NarratedClips · prompter: the folder of one that was trained before; None trains one in folder/prompter, for
-    `prompter_steps` · prompter_boxes: in the second half of these it sees every other clip cut down to a box ·
-    start="prompter": the model starts from the prompter's encoders. Both stand in for the image model and the BERT that
-    the published one starts from, of which there are none at other sizes.
+    prompts="one": one template an entity instead of the mean of twelve · entity_rule, entity_threshold: which regions
+    "pem" passes over, see `losses.entity_loss` · num_videos, on_demand, captions: as those of NarratedClips · prompter:
+    the folder of one that was trained before; None trains one in folder/prompter, for `prompter_steps` ·
+    prompter_boxes: in the second half of these it sees every other clip cut down to a box · start="prompter": the model
+    starts from the prompter's encoders. Both stand in for the image model and the BERT that the published one starts
+    from, of which there are none at other sizes.
 
     Processes that torchrun starts share a batch: "vtc" has all of it as negatives, "vtm" draws them from its process's
     own clips, as in the official code. history.csv has each loss on one batch that is not trained on.
