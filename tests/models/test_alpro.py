@@ -113,6 +113,7 @@ def test_fresh_it_knows_no_time():
     """The order of frames means nothing, and a clip that stands still is what its frame is."""
     torch.manual_seed(0)
     model, clip = TimeSformer(16, 8, 4, 16, 2, 2, 32).eval(), torch.randn(2, 3, 4, 16, 16)
+    assert not any(block.temporal_fc.weight.any() or block.temporal_fc.bias.any() for block in model.blocks)
     with torch.no_grad():
         tokens = model.encode_video_tokens(clip)
         assert torch.allclose(tokens, model.encode_video_tokens(clip[:, :, [2, 0, 3, 1]]), atol=1e-6)

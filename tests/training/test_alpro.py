@@ -180,6 +180,46 @@ def test_a_pair_has_two_strangers(model, batch, monkeypatch):
         assert any(torch.equal(text[2][number], text[0][k]) for k in range(6) if k != number)
 
 
+def test_a_stranger_is_what_the_pair_itself_looks_like(model, batch, monkeypatch):
+    """A text's other video is one that is like the text, a video's other text one that is like the video."""
+    vectors = torch.eye(6)
+    for number in range(6):  # video k is like text k + 1, so text k is like video k - 1
+        vectors[number, (number + 1) % 6] = 0.9
+    seen = {}
+
+    def fuse(text, mask, video):
+        seen.update(text=text, mask=mask, video=video)
+        return torch.cat([text, video], dim=1)
+
+    monkeypatch.setattr(model, "project_video", lambda tokens: vectors)
+    monkeypatch.setattr(model, "project_text", lambda tokens: torch.eye(6))
+    monkeypatch.setattr(model, "temperature", lambda: torch.tensor(0.01))
+    monkeypatch.setattr(model, "fuse", fuse)
+    ids, masks = torch.arange(5, 35).reshape(6, 5), torch.arange(5)[None] < torch.tensor([2, 3, 4, 5, 3, 2])[:, None]
+    alpro.objective(model, (batch[0], ids, masks, ids, ids, batch[-1]), ("vtm",))
+    text, mask, video = (seen[name].split(6) for name in ("text", "mask", "video"))
+    assert torch.equal(video[1], video[0].roll(1, 0)) and torch.equal(text[1], text[0])
+    assert torch.equal(text[2], text[0].roll(-1, 0)) and torch.equal(video[2], video[0])
+    assert torch.equal(torch.cat(mask), torch.cat([masks, masks, masks.roll(-1, 0)])), "a text brings its own mask"
+
+
+def test_the_teacher_sees_the_box_alone_and_the_model_all_but_the_masked_words(model, batch, monkeypatch):
+    clips, ids, mask, masked, labels, regions = batch
+    masked = torch.where(mask, masked, 0)
+    masked[0, 1] = ids[0, 1] + 1
+    shown, read, known = [], [], []
+    encode_video, encode_text, soft = model.encode_video_tokens, model.encode_text_tokens, model.prompter.soft_labels
+    monkeypatch.setattr(model, "encode_video_tokens", lambda clip: shown.append(clip) or encode_video(clip))
+    monkeypatch.setattr(model, "encode_text_tokens", lambda ids, mask: read.append(ids) or encode_text(ids, mask))
+    monkeypatch.setattr(model.prompter, "soft_labels", lambda clip: known.append(clip) or soft(clip))
+    alpro.objective(model, (clips, ids, mask, masked, labels, regions), alpro.LOSSES)
+    whole = clips.transpose(1, 2).float() / 255
+    assert len(shown) == len(known) == 1 and torch.equal(shown[0], alpro.normalise(whole))
+    assert torch.equal(known[0], alpro.normalise(alpro.cut_out(whole, regions)))
+    assert not torch.equal(known[0], shown[0])
+    assert len(read) == 2 and torch.equal(read[0], ids) and torch.equal(read[1], masked)
+
+
 def test_each_loss_trains_what_it_should(model, batch):
     def reached(losses):
         model.zero_grad(set_to_none=True)
