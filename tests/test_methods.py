@@ -1,14 +1,32 @@
-"""The registry: every system has a recipe with what notebooks ask of it, and a notebook that declares its arguments."""
+"""The registry: every system has a recipe with what notebooks ask of it, and a notebook that declares its arguments.
+
+What all systems promise is held at the sizes of the profile smoke, on a drawn corpus.
+"""
 
 import inspect
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from thesis_lib import appendix, clip_stages, graph, methods, params, results, segmentation, systems
-from thesis_lib.training import clip_tuning
+from thesis_lib import (
+    appendix,
+    clip_stages,
+    graph,
+    methods,
+    metrics,
+    params,
+    planted,
+    results,
+    seconds,
+    segmentation,
+    systems,
+)
+from thesis_lib.data.video import write_video
+from thesis_lib.training import clip_tuning, loop
+from thesis_lib.training.clip_tuning import Tuned
 
 KNOWN = methods.there()
 
@@ -80,3 +98,136 @@ def test_the_summary_adds_the_rows_of_systems_without_a_notebook(monkeypatch):
     assert systems.all_rows(report, p)["value"].tolist() == [1.0]
     monkeypatch.setitem(methods.METHODS, "toy", methods.Method("Toy", "toy", "video"))
     assert systems.all_rows(report, p)["value"].tolist() == [1.0, 3.0] and report.rows == {"toy": {"value": 3.0}}
+
+
+# -- what every system promises ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpus") / "howto"
+    planted.write_corpus(root, num_videos=4)
+    return root
+
+
+def train(name, folder, corpus, **changed):
+    """A system at the sizes of its notebook in the profile smoke."""
+    about, recipe = methods.find(name), methods.recipe(name)
+    values = vars(params.load(about.notebook, "smoke")) | about.changed | changed
+    values |= dict(howto=corpus, vocab=corpus / "vocab.txt", device="cpu")
+    folder.mkdir()
+    recipe.train(folder, **{key: values[key] for key in inspect.signature(recipe.train).parameters if key in values})
+    return folder
+
+
+@pytest.fixture(scope="module", params=methods.METHODS)
+def name(request):
+    return request.param
+
+
+def pretrain(name, folder, corpus, lr=3e-3):
+    """Twenty steps of one stage, whose loss is kept every five."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "STEPS_PER_EPOCH", 5)
+        shorter = dict(num_steps=20, prompter_steps=5, stage_frames=[2], stage_keep=[0.7], batch_size=16)
+        return train(name, folder, corpus, **shorter, lr=lr)
+
+
+@pytest.fixture(scope="module")
+def trained(name, corpus, tmp_path_factory):
+    return pretrain(name, tmp_path_factory.mktemp(name) / "run", corpus)
+
+
+@pytest.fixture(scope="module")
+def encoder(name, trained, corpus):
+    return methods.load(name, trained, corpus / "vocab.txt")
+
+
+@pytest.fixture
+def clips(encoder):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(5, 3, encoder.frames, encoder.size, encoder.size, generator=generator)
+
+
+def test_a_short_pretraining_lowers_the_loss(name, trained, corpus, tmp_path):
+    """On the same batches the weights it began with do worse; by themselves losses rise and fall with the batch."""
+    untrained = pretrain(name, tmp_path / "run", corpus, lr=0.0)
+    loss, before = (pd.read_csv(folder / "history.csv")["loss"] for folder in (trained, untrained))
+    assert len(loss) == 4 and loss.iloc[-1] < 0.95 * before.iloc[-1], (loss.tolist(), before.tolist())
+
+
+@torch.no_grad()
+def test_clips_become_vectors(name, encoder, clips):
+    assert not encoder.training and encoder.seconds > 0
+    features = encoder.features(clips)
+    assert features.shape == (5, encoder.dim) and features.dtype == torch.float32 and features.isfinite().all()
+    assert (features[0] - features[1]).abs().max() > 1e-4, "other clips have other features"
+    alone = torch.cat([encoder.features(clip[None]) for clip in clips])
+    torch.testing.assert_close(alone, features, rtol=1e-4, atol=1e-5)
+    assert encoder.has_text == ("text" in methods.find(name).modalities)
+
+
+@torch.no_grad()
+def test_clips_and_texts_meet_as_unit_vectors_or_it_is_refused(encoder, clips):
+    texts = ["cut tomato", "tomato", "now the cheese"]
+    if encoder.has_text:
+        vectors, words = encoder.embed(clips), encoder.embed_texts(texts)
+        assert vectors.shape == (5, words.shape[1]) and words.shape[0] == 3
+        for found in (vectors, words):
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found.norm(dim=1), torch.ones(len(found)))
+        torch.testing.assert_close(encoder.embed_texts(texts[1:2])[0], words[1])
+        assert (words[0] - words[2]).abs().max() > 1e-4
+        return
+    for refused in (
+        lambda: encoder.embed(clips),
+        lambda: encoder.embed_texts(texts),
+        lambda: methods.class_vectors(encoder, ["cut_tomato"], "readable"),
+        lambda: Tuned(encoder, ["cut_tomato"], "text"),
+    ):
+        with pytest.raises(ValueError, match="no text tower"):
+            refused()
+
+
+def test_features_are_the_same_bit_for_bit(name, trained, encoder, corpus, clips, tmp_path):
+    """A second time, after another load, and after the weights went through a file of their own."""
+    with torch.no_grad():
+        first = encoder.features(clips)
+        torch.manual_seed(1)
+        assert torch.equal(encoder.features(clips), first)
+        again = methods.load(name, trained, corpus / "vocab.txt")
+        assert torch.equal(again.features(clips), first)
+        torch.save(encoder.state_dict(), tmp_path / "weights.pt")
+        for parameter in again.parameters():
+            parameter.add_(1.0)
+        assert not torch.equal(again.features(clips), first)
+        again.load_state_dict(torch.load(tmp_path / "weights.pt"))
+        assert torch.equal(again.features(clips), first)
+
+
+def test_the_seed_of_a_pretraining_decides_its_features(name, corpus, clips, tmp_path):
+    found = []
+    for number, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(number)
+        folder = train(name, tmp_path / str(number), corpus, num_steps=1, prompter_steps=1, seed=seed)
+        with torch.no_grad():
+            found.append(methods.load(name, folder, corpus / "vocab.txt").features(clips))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_a_video_has_a_vector_for_each_second_of_labels(name, trained, encoder, corpus, tmp_path):
+    (tmp_path / "videos").mkdir()
+    lengths = {"whole": 20, "begun": 23, "short": 3}  # frames at 10 a second
+    for video, length in lengths.items():
+        frames = np.random.default_rng(0).integers(0, 256, (length, encoder.size, encoder.size, 3), dtype=np.uint8)
+        write_video(tmp_path / f"videos/{video}.avi", frames, 10)
+    clip = dict(frames=encoder.frames, seconds=encoder.seconds, size=encoder.size)
+    seconds.extract_clips(tmp_path / "clips", root=tmp_path, **clip)
+    about = dict(method=name, weights=trained, vocab=corpus / "vocab.txt", clips=tmp_path / "clips", device="cpu")
+    for kind in ("features", "embed") if encoder.has_text else ("features",):
+        (tmp_path / kind).mkdir()
+        seconds.extract_vectors(tmp_path / kind, **about, kind=kind)
+        for video, length in lengths.items():
+            vectors, labels = np.load(tmp_path / kind / f"{video}.npy"), metrics.to_seconds(np.zeros(length, int), 10)
+            assert len(vectors) == len(labels) == -(-length // 10) and vectors.dtype == np.float32
+            assert kind == "embed" or vectors.shape[1] == encoder.dim

@@ -2,10 +2,14 @@
 
 import inspect
 
+import numpy as np
 import pytest
+import torch
 
 from thesis_lib import graph, params, paths
+from thesis_lib.seconds import clip_indices
 from thesis_lib.training import clip_tuning
+from thesis_lib.training.films import Film, around
 
 REAL = "50salads"
 FILES = {  # what README.md tells to put under data/
@@ -51,7 +55,20 @@ def test_the_profile_as_published_is_the_corrected_one_but_for_what_the_thesis_d
         "07": rule
         | {"prompts": "raw", "heads_tuned": ["classifier"], "epoch_choice": "test_loss"}
         | {"compared": [], "smoothing_seconds": []},
+        "A2": {"entity_rule": "released"},
     }
+
+
+@pytest.mark.parametrize("on_demand", [True, False])
+def test_clips_of_videomae_hold_every_fourth_frame(on_demand):
+    """As published for Kinetics; the salads, and most videos of HowTo100M, have 30 frames a second."""
+    asked = params.layered("A1_videomae", REAL)[0]
+    frames, lasts = asked["frames"], asked["seconds"]
+    assert (np.diff(clip_indices(9000, 30.0, frames, lasts), axis=1) == 4).all()
+    rate = frames / lasts if on_demand else 30.0
+    film = Film(9000, rate, lambda start, count: torch.arange(start, start + count))
+    seen = around(film, 20.0, frames, lasts).numpy() * 30 / rate
+    assert np.diff(seen) == pytest.approx(4, abs=0.01) and len(seen) == 16 and abs(seen.mean() - 600) < 4
 
 
 @pytest.mark.parametrize("name", params.notebooks())

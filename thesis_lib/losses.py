@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 IGNORED = -100  # the label of a frame that does not count
+ENTITY_RULES = "paper", "released"
 
 
 def segmentation_loss(logits, targets, smoothing: float = 0.15):
@@ -102,7 +103,7 @@ def entity_loss(logits, soft_labels, threshold: float = 0.2, rule: str = "paper"
 
 def entity_labels_kept(soft_labels, threshold: float = 0.2, rule: str = "paper"):
     """[B] bool: which rows of probabilities [B, M] count, as in `entity_loss`."""
-    if rule not in ("paper", "released"):
-        raise ValueError(f'rule={rule!r}: expected "paper" or "released"')
+    if rule not in ENTITY_RULES:
+        raise ValueError(f"rule={rule!r}: expected one of {', '.join(ENTITY_RULES)}")
     probability, position = soft_labels.max(dim=1)
     return (probability if rule == "paper" else position) >= threshold

@@ -113,6 +113,7 @@ def test_fresh_it_knows_no_time():
     """The order of frames means nothing, and a clip that stands still is what its frame is."""
     torch.manual_seed(0)
     model, clip = TimeSformer(16, 8, 4, 16, 2, 2, 32).eval(), torch.randn(2, 3, 4, 16, 16)
+    assert not any(block.temporal_fc.weight.any() or block.temporal_fc.bias.any() for block in model.blocks)
     with torch.no_grad():
         tokens = model.encode_video_tokens(clip)
         assert torch.allclose(tokens, model.encode_video_tokens(clip[:, :, [2, 0, 3, 1]]), atol=1e-6)
@@ -123,6 +124,44 @@ def test_fresh_it_knows_no_time():
         shaken(model)
         moved = model.encode_video_tokens(clip[:, :, [2, 0, 3, 1]]) - model.encode_video_tokens(clip)
         assert moved.abs().max() > 0.01, "later it does"
+
+
+def test_fresh_it_is_an_image_transformer_on_what_stands_still():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    ours = TimeSformer(16, 8, 4, 16, 2, 2, 32)
+    for name, parameter in ours.named_parameters():
+        if "temporal_fc" not in name and name != "time_embed":
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, layer_norm_eps=1e-6)
+    config = transformers.ViTConfig(image_size=16, patch_size=8, **sizes)
+    theirs = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    names = {
+        "cls_token": "embeddings.cls_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        "blocks": "layers",
+        "attn.proj": "attention.o_proj",
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+    }
+    weights = {}
+    for name, value in ours.state_dict().items():
+        if "temporal" in name or name == "time_embed":
+            continue
+        for old, new in names.items():
+            name = name.replace(old, new)
+        name = name.replace("norm.", "layernorm.") if name.startswith("norm.") else name
+        parts = zip("qkv", value.chunk(3), strict=True)
+        if "qkv" in name:
+            weights |= {name.replace("attn.qkv", f"attention.{part}_proj"): rows for part, rows in parts}
+        else:
+            weights[name] = value
+    theirs.load_state_dict(weights)
+    picture = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        tokens = ours.eval().encode_video_tokens(picture[:, :, None].expand(-1, -1, 4, -1, -1))
+        assert (tokens - theirs(picture).last_hidden_state).abs().max() < 2e-6
 
 
 def test_other_lengths_and_sizes_take_the_nearest_embeddings():

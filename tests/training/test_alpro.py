@@ -13,10 +13,10 @@ from tests.models.test_starts import vit_weights
 from thesis_lib.data.kitchen import Kitchen
 from thesis_lib.data.text import Vocabulary, write_vocab
 from thesis_lib.losses import IGNORED
-from thesis_lib.models.alpro import Alpro, AlproConfig
+from thesis_lib.models.alpro import Alpro, AlproConfig, Prompter
 from thesis_lib.planted import PATCH, SETTINGS, SIDE, THINGS, write_corpus
 from thesis_lib.training import alpro, loop
-from thesis_lib.training.entities import random_region
+from thesis_lib.training.entities import TEMPLATES, random_region
 
 GOLDEN = Path(__file__).parents[1] / "golden/alpro"
 SMALL = SETTINGS | dict(num_steps=10, prompter_steps=120, start="prompter", device="cpu")
@@ -183,6 +183,46 @@ def test_a_pair_has_two_strangers(model, batch, monkeypatch):
         assert any(torch.equal(text[2][number], text[0][k]) for k in range(6) if k != number)
 
 
+def test_a_stranger_is_what_the_pair_itself_looks_like(model, batch, monkeypatch):
+    """A text's other video is one that is like the text, a video's other text one that is like the video."""
+    vectors = torch.eye(6)
+    for number in range(6):  # video k is like text k + 1, so text k is like video k - 1
+        vectors[number, (number + 1) % 6] = 0.9
+    seen = {}
+
+    def fuse(text, mask, video):
+        seen.update(text=text, mask=mask, video=video)
+        return torch.cat([text, video], dim=1)
+
+    monkeypatch.setattr(model, "project_video", lambda tokens: vectors)
+    monkeypatch.setattr(model, "project_text", lambda tokens: torch.eye(6))
+    monkeypatch.setattr(model, "temperature", lambda: torch.tensor(0.01))
+    monkeypatch.setattr(model, "fuse", fuse)
+    ids, masks = torch.arange(5, 35).reshape(6, 5), torch.arange(5)[None] < torch.tensor([2, 3, 4, 5, 3, 2])[:, None]
+    alpro.objective(model, (batch[0], ids, masks, ids, ids, batch[-1]), ("vtm",))
+    text, mask, video = (seen[name].split(6) for name in ("text", "mask", "video"))
+    assert torch.equal(video[1], video[0].roll(1, 0)) and torch.equal(text[1], text[0])
+    assert torch.equal(text[2], text[0].roll(-1, 0)) and torch.equal(video[2], video[0])
+    assert torch.equal(torch.cat(mask), torch.cat([masks, masks, masks.roll(-1, 0)])), "a text brings its own mask"
+
+
+def test_the_teacher_sees_the_box_alone_and_the_model_all_but_the_masked_words(model, batch, monkeypatch):
+    clips, ids, mask, masked, labels, regions = batch
+    masked = torch.where(mask, masked, 0)
+    masked[0, 1] = ids[0, 1] + 1
+    shown, read, known = [], [], []
+    encode_video, encode_text, soft = model.encode_video_tokens, model.encode_text_tokens, model.prompter.soft_labels
+    monkeypatch.setattr(model, "encode_video_tokens", lambda clip: shown.append(clip) or encode_video(clip))
+    monkeypatch.setattr(model, "encode_text_tokens", lambda ids, mask: read.append(ids) or encode_text(ids, mask))
+    monkeypatch.setattr(model.prompter, "soft_labels", lambda clip: known.append(clip) or soft(clip))
+    alpro.objective(model, (clips, ids, mask, masked, labels, regions), alpro.LOSSES)
+    whole = clips.transpose(1, 2).float() / 255
+    assert len(shown) == len(known) == 1 and torch.equal(shown[0], alpro.normalise(whole))
+    assert torch.equal(known[0], alpro.normalise(alpro.cut_out(whole, regions)))
+    assert not torch.equal(known[0], shown[0])
+    assert len(read) == 2 and torch.equal(read[0], ids) and torch.equal(read[1], masked)
+
+
 def test_each_loss_trains_what_it_should(model, batch):
     def reached(losses):
         model.zero_grad(set_to_none=True)
@@ -231,7 +271,37 @@ def test_the_prompter_stays_as_it_was_trained(tiny):
     for name, value in taught.items():
         assert torch.equal(model[f"prompter.{name}"], value), name
     assert not torch.equal(model["vision_proj.weight"], taught["vision_proj.weight"]), "the model went on"
-    assert model["prompter.video_prompt_feat"].norm(dim=1).min() > 0
+
+
+def test_an_entity_is_the_mean_of_twelve_texts(howto, tiny):
+    """Each text read by itself, by what the prompter had become when its training ended."""
+    model, about = alpro.load_model(tiny)
+    vocabulary = Vocabulary(howto / "vocab.txt")
+    for entity, vector in zip(about["entities"], model.prompter.video_prompt_feat, strict=True):
+        texts = [vocabulary.encode([template.format(entity)]) for template in TEMPLATES]
+        with torch.no_grad():
+            each = [model.prompter.embed_text(*map(torch.from_numpy, text))[0] for text in texts]
+        assert len(each) == 12 and torch.allclose(vector, torch.stack(each).mean(0), atol=1e-6)
+
+
+SURE, UNSURE = [0.7, 0.1, 0.1, 0.1], [0.2, 0.3, 0.25, 0.25]  # the first entity is the likeliest, the second is
+
+
+@pytest.mark.parametrize(
+    ("labels", "rule", "threshold", "discarded"),
+    [(SURE, "paper", 0.2, False), (SURE, "released", 0.2, True), (UNSURE, "paper", 0.4, True),
+     (UNSURE, "paper", 0.3, False), (UNSURE, "released", 0.4, False)],
+)  # fmt: skip
+def test_boxes_are_discarded_by_the_rule_that_was_asked_for(
+    howto, tiny, tmp_path, monkeypatch, labels, rule, threshold, discarded
+):
+    """In the loss that trains and in the one that is measured, which are 0 where all boxes are discarded."""
+    monkeypatch.setattr(Prompter, "soft_labels", lambda prompter, clip: torch.tensor([labels] * len(clip)))
+    settings = TINY | dict(losses=("pem",), num_videos=2, prompter=tiny / "prompter", num_steps=1)
+    folder = train(tmp_path / "run", howto, **settings, entity_rule=rule, entity_threshold=threshold)
+    history = pd.read_csv(folder / "history.csv")
+    for column in ("loss", "pem"):
+        assert (history[column] == 0).all() == discarded and (history[column] > 0.1).all() != discarded
 
 
 def test_a_killed_run_goes_on_with_the_same_result(howto, tiny, tmp_path, monkeypatch):
@@ -307,6 +377,8 @@ def test_bad_settings_are_refused(howto, tiny, tmp_path):
         (dict(losses=("vtc", "itm")), r"losses=\['vtc', 'itm'\]: expected some of vtc, vtm, mlm, pem"),
         (dict(losses=()), "expected some of vtc, vtm, mlm, pem"),
         (dict(batch_size=1), "batch_size=1 on 1 .*2 clips each at least"),
+        (dict(entity_rule="position"), "entity_rule='position': expected one of paper, released"),
+        (dict(entity_threshold=20.0), "entity_threshold=20.0: a probability, so 0 to 1"),
         (dict(start="bert"), 'start=\'bert\': expected "random" or "prompter"'),
         (
             dict(vision="vit.pth"),

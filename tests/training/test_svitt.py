@@ -1,6 +1,7 @@
 """SViTT and SViTT-Ego on a narrated corpus written here: four actions told apart by colours, captions name them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from thesis_lib.data.egoclip import Taxonomy
 from thesis_lib.data.text import Vocabulary, write_vocab
 from thesis_lib.data.video import write_video
 from thesis_lib.losses import ego_nce_loss
-from thesis_lib.models.svitt import SViTT, SViTTConfig, inflate
+from thesis_lib.models.svitt import CrossAttention, SViTT, SViTTConfig, inflate
 from thesis_lib.training import loop, svitt
 from thesis_lib.training.narrated_clips import NarratedClips
 
@@ -122,6 +123,32 @@ def test_the_encoder_keeps_the_contract(trained, corpus):
     saved = torch.load(trained / "weights.pt", weights_only=True)
     own = encoder.model.state_dict()
     assert own.keys() == saved.keys() and all(torch.equal(value, saved[name]) for name, value in own.items())
+
+
+def test_every_setting_reaches_the_model(corpus, tmp_path):
+    """None of them the default of the model: one that is read nowhere, as some of the released code are, would show."""
+    sizes = dict(video_layers=4, text_layers=3, fusion_layer=1, embed_dim=10, block=3, sparse_edges=(3, 2))
+    sizes |= dict(drop_after=(1, 2), fusion_keep_rate=0.4, fusion_drop_after=(1,), layer_scale=0.3)
+    sizes |= dict(stochastic_depth=0.2, dropout=0.3)
+    asked = dict(stage_frames=[2], stage_keep=[0.6], width=12, heads=3, num_steps=1, seed=3)
+    model = svitt.load(train(tmp_path / "run", corpus, **asked, **sizes), corpus["vocab"]).model
+    sizes |= dict(frames=2, keep_rate=0.6, hidden_size=12, num_attention_heads=3, intermediate_size=48, patch_size=8)
+    sizes |= dict(image_size=SIDE, pattern_seed=3, vocab_size=len(Vocabulary(corpus["vocab"])))
+    default = SViTTConfig()
+    assert model.config == replace(default, **sizes)
+    same = {name for name, value in vars(default).items() if getattr(model.config, name) == value}
+    assert same == {"max_position_embeddings"}
+
+
+@pytest.mark.parametrize("rate, fewer", [(0.3, 2), (1.0, 6)])
+def test_the_keep_rate_of_fusion_takes_effect_in_training(corpus, tmp_path, monkeypatch, rate, fewer):
+    """[CLS] and 6 of 8 patches reach the first fusion layer; the released code never reads the rate of the second."""
+    seen, real = [], CrossAttention.forward
+    monkeypatch.setattr(CrossAttention, "forward", lambda s, x, video: seen.append(video.shape[1]) or real(s, x, video))
+    layers = dict(text_layers=3, fusion_drop_after=(1,), num_steps=1)
+    folder = train(tmp_path / "run", corpus, **layers, fusion_keep_rate=rate)
+    assert len(seen) >= 4 and seen == [1 + 6, 1 + fewer] * (len(seen) // 2)
+    assert svitt.load(folder, corpus["vocab"]).model.config.fusion_keep_rate == rate
 
 
 def test_sparsity_can_be_changed_when_loading(trained, corpus):
@@ -362,6 +389,20 @@ def test_the_second_objective_is_ego_nce(small, monkeypatch):
     expected = F.cross_entropy(similarities / 0.05, pairs) + F.cross_entropy(similarities.T / 0.05, pairs)
     torch.testing.assert_close(apart, expected)
     assert shared < apart
+
+
+def test_what_is_a_positive_of_ego_nce_is_no_negative_of_matching(small, monkeypatch):
+    model, vocabulary = small
+    texts = ["cut tomato", "cut the tomato", "pour oil", "pour oil"]
+    ids, mask = map(torch.from_numpy, vocabulary.encode(texts))
+    clips = torch.randint(0, 256, (4, 2, 3, 16, 16), dtype=torch.uint8)
+    words, seen = tuple(map(torch.from_numpy, Taxonomy.of_names(TEXTS).tags(texts))), []
+    monkeypatch.setattr(svitt, "itm_loss", lambda *arguments: seen.append(arguments[-1]) or 0.0)
+    for tags in (words, ()):
+        svitt.pair_losses(model, clips, ids, mask, tags, vocabulary, words_weight=0.0)
+    block = torch.ones(2, 2, dtype=torch.bool)
+    assert torch.equal(seen[0], torch.block_diag(block, block))
+    assert torch.equal(seen[1], torch.block_diag(torch.eye(2).bool(), block)), "equal captions alone"
 
 
 def test_a_true_positive_never_raises_ego_nce_and_one_word_is_none():

@@ -4,6 +4,8 @@ Edges: patches are cut into blocks of G in their order; the queries of a block a
 around it (cyclic), of `random` others, and to [CLS], which itself attends to all. Nodes: after some layers the patches
 that [CLS] attends to least are dropped. Li et al., SViTT, CVPR 2023; JerryYLi/svitt models/sparse_xbeit.py.
 
+The released code can put patches in the order of a Z or Hilbert curve first; its configurations do not, nor does this.
+
 Three things differ from the released code on purpose. Its random blocks are drawn anew in every call, in eval mode too
 (line 350); here they follow from a seed. With three local blocks or more it weighs the values of block n - r by the
 keys of block n + r (lines 343, 344), and it lets the zeros that fill up the last block take part in the softmax.

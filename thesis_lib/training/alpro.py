@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from thesis_lib.data.text import Vocabulary
-from thesis_lib.losses import IGNORED, entity_loss, vtc_loss
+from thesis_lib.losses import ENTITY_RULES, IGNORED, entity_loss, vtc_loss
 from thesis_lib.models.alpro import MEAN, STD, Alpro, AlproConfig, TwoTowers
 from thesis_lib.models.starts import start_bert, start_timesformer
 from thesis_lib.training import distributed
@@ -61,6 +61,8 @@ def train(
     embed_dim: int,
     num_entities: int,
     prompts: str = "averaged",
+    entity_rule: str = "paper",
+    entity_threshold: float = 0.2,
     losses: Sequence[str] = LOSSES,
     prompter: Path | None = None,
     prompter_boxes: bool = False,
@@ -81,9 +83,10 @@ def train(
 
     losses: those that are summed, some of LOSSES · frames, seconds, size: of a clip, pixels of the short side ·
     text_layers, fusion_layers: of the BERT · num_entities: words of the captions that regions are asked about ·
-    prompts="one": one template an entity instead of the mean of twelve · num_videos, on_demand, captions: as those of
-    NarratedClips · prompter: the folder of one that was trained before; None trains one in folder/prompter, for
-    `prompter_steps` · prompter_boxes: in the second half of these it sees every other clip cut down to a box ·
+    prompts="one": one template an entity instead of the mean of twelve · entity_rule, entity_threshold: which regions
+    "pem" passes over, see `losses.entity_loss` · num_videos, on_demand, captions: as those of NarratedClips · prompter:
+    the folder of one that was trained before; None trains one in folder/prompter, for `prompter_steps` ·
+    prompter_boxes: in the second half of these it sees every other clip cut down to a box ·
     vision, bert: file of a ViT and folder of a BERT (`models.starts`), from which the published model and its prompter
     start; their sizes must be those given · start="prompter": the model starts from the prompter's encoders, which
     stand in for these where there are none of its sizes.
@@ -98,6 +101,10 @@ def train(
         raise ValueError(f'start={start!r}: expected "random" or "prompter"')
     if start == "prompter" and (vision or bert):
         raise ValueError('start="prompter" would replace the ViT or the BERT that is given: take start="random"')
+    if entity_rule not in ENTITY_RULES:
+        raise ValueError(f"entity_rule={entity_rule!r}: expected one of {', '.join(ENTITY_RULES)}")
+    if not 0 <= entity_threshold <= 1:
+        raise ValueError(f"entity_threshold={entity_threshold}: a probability, so 0 to 1")
     share = distributed.world_size()
     if batch_size % share or batch_size // share < 2:
         raise ValueError(
@@ -125,7 +132,7 @@ def train(
         embed_dim=embed_dim,
         num_entities=len(entities),
     )
-    device = choose_device(device)
+    device, discarded = choose_device(device), (entity_rule, entity_threshold)
 
     def learn(folder: Path, model: TwoTowers, losses: Sequence[str], num_steps: int, stage: int, name: str) -> None:
         def batches(epoch: int) -> list[tuple[int, int, int]]:
@@ -144,7 +151,7 @@ def train(
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 batch = tuple(part.to(device) for part in unseen)
-                return {key: float(value) for key, value in objective(model, batch, losses).items()}
+                return {key: float(value) for key, value in objective(model, batch, losses, *discarded).items()}
 
         unseen = draw(clips, vocabulary, patch_size, [(seed, stage, 0, 0, number) for number in range(batch_size)])
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -156,7 +163,7 @@ def train(
             scheduler=polynomial_decay(optimizer, num_steps, warmup),
             batches=batches,
             load=load,
-            loss=lambda batch: sum(objective(model, batch, losses).values()),
+            loss=lambda batch: sum(objective(model, batch, losses, *discarded).values()),
             evaluate=held_out,
             num_epochs=num_epochs_of(num_steps),
             accumulate=share,
@@ -262,7 +269,13 @@ def normalise(clips: torch.Tensor) -> torch.Tensor:
 # -- losses ----------------------------------------------------------------------------------------------------------
 
 
-def objective(model: TwoTowers, batch: tuple[torch.Tensor, ...], losses: Sequence[str]) -> dict[str, torch.Tensor]:
+def objective(
+    model: TwoTowers,
+    batch: tuple[torch.Tensor, ...],
+    losses: Sequence[str],
+    entity_rule: str = "paper",
+    entity_threshold: float = 0.2,
+) -> dict[str, torch.Tensor]:
     """Each of `losses` of a batch as `draw` makes it, a scalar; the prompter, which has no fusion, knows "vtc"."""
     clips, ids, mask, masked, labels, regions = batch
     clips = clips.transpose(1, 2).float() / 255
@@ -289,7 +302,8 @@ def objective(model: TwoTowers, batch: tuple[torch.Tensor, ...], losses: Sequenc
         found["mlm"] = total / (labels != IGNORED).sum().clamp(min=1)
     if "pem" in losses:
         soft_labels = model.prompter.soft_labels(normalise(cut_out(clips, regions)))
-        found["pem"] = entity_loss(model.entity_logits(fused[: len(video)], regions.flatten(1)), soft_labels)
+        logits = model.entity_logits(fused[: len(video)], regions.flatten(1))
+        found["pem"] = entity_loss(logits, soft_labels, entity_threshold, entity_rule)
     return found
 
 
