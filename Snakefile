@@ -23,7 +23,7 @@ THESIS = f"{sys.executable} -m thesis_lib.cli"
 ON_GPU = int(params.layered(NOTEBOOKS[0], PROFILE)[0].get("device") != "cpu")  # what a job asks SLURM for
 THREADS = config.get("threads", 1)  # Snakemake hands them to OpenMP and asks SLURM for as many CPUs
 TORCHRUN = f"env OMP_NUM_THREADS={THREADS} {sys.executable} -m torch.distributed.run --standalone --nproc_per_node="
-SOURCES = list(map(str, rules.sources()))
+CODE = "jobs/code.done"  # as new as the newest source: a file for all, or Snakemake looks at each for each job
 
 
 workdir: paths.report(PROFILE)
@@ -42,6 +42,12 @@ rule report:
     shell: "{THESIS} report --profile {PROFILE}"
 
 
+rule code:
+    input: list(map(str, rules.sources()))
+    output: touch(CODE)
+    resources: mem_mb=100, runtime=1, gpu=0
+
+
 def parameters(notebook):
     return list(map(str, rules.parameters(notebook, PROFILE)))
 
@@ -50,7 +56,7 @@ for job, about in JOBS.items():
     processes = about.get("processes", 1)
     rule:
         name: f"stage_{job}"
-        input: parameters(about["notebook"]), SOURCES, [f"jobs/{need}.done" for need in about["needs"]]
+        input: parameters(about["notebook"]), CODE, [f"jobs/{need}.done" for need in about["needs"]]
         output: touch(f"jobs/{job}.done")
         resources: **{"mem_mb": 6000, "runtime": 720, "gpu": processes * ON_GPU, "nodes": 1} | about.get("resources", {})
         threads: THREADS * processes
@@ -63,7 +69,7 @@ for notebook in NOTEBOOKS:
     rule:
         name: f"notebook_{notebook}"
         input:
-            parameters(notebook), SOURCES,
+            parameters(notebook), CODE,
             [f"jobs/{job}.done" for job, about in JOBS.items() if about["notebook"] == notebook],
             [f"notebooks/{need}.ipynb" for need in rules.needs(notebook, NOTEBOOKS)],
         output: f"notebooks/{notebook}.ipynb"

@@ -13,6 +13,7 @@ import json
 import re
 import tokenize
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import GenericAlias, SimpleNamespace
 
@@ -64,6 +65,12 @@ def declared(notebook: str) -> dict[str, Parameter]:
     file = paths.NOTEBOOKS / f"{notebook}.ipynb"
     if not file.is_file():
         raise ValueError(f"no notebook '{notebook}' in {paths.NOTEBOOKS}{_nearest(notebook, notebooks())}")
+    return dict(_declared(file, file.stat().st_mtime_ns))
+
+
+@cache
+def _declared(file: Path, changed: int) -> dict[str, Parameter]:
+    """What a notebook file declares, read once: notebooks hold pictures, and every stage asks for parameters."""
     for cell in json.loads(file.read_text("utf-8"))["cells"]:
         if "parameters" in cell["metadata"].get("tags", ()):
             return _parse("".join(cell["source"]), file.name)

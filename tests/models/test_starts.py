@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from benchmarks.mmpt import SPECIAL
 from thesis_lib.models.alpro import Alpro, AlproConfig, TimeSformer, TwoTowers
+from thesis_lib.models.beit_start import start_beit
 from thesis_lib.models.sparse_attention import inflate, regrid
-from thesis_lib.models.starts import start_beit, start_bert, start_timesformer
+from thesis_lib.models.starts import start_bert
 from thesis_lib.models.svitt import SViTT, SViTTConfig
+from thesis_lib.models.vit_start import start_timesformer
 
 CLOSE = dict(rtol=1e-5, atol=1e-5)
 WIDTH, HEADS, LAYERS, WORDS = 16, 2, 3, 40

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import ENTITY_RULES, IGNORED, entity_loss, vtc_loss
 from thesis_lib.models.alpro import MEAN, STD, Alpro, AlproConfig, TwoTowers
-from thesis_lib.models.starts import start_bert, start_timesformer
+from thesis_lib.models.starts import start_bert
+from thesis_lib.models.vit_start import start_timesformer
 from thesis_lib.training import distributed
 from thesis_lib.training.entities import frequent_words, prompt_texts, random_region
 from thesis_lib.training.loop import (
@@ -86,10 +87,10 @@ def train(
     prompts="one": one template an entity instead of the mean of twelve · entity_rule, entity_threshold: which regions
     "pem" passes over, see `losses.entity_loss` · num_videos, on_demand, captions: as those of NarratedClips · prompter:
     the folder of one that was trained before; None trains one in folder/prompter, for `prompter_steps` ·
-    prompter_boxes: in the second half of these it sees every other clip cut down to a box ·
-    vision, bert: file of a ViT and folder of a BERT (`models.starts`), from which the published model and its prompter
-    start; their sizes must be those given · start="prompter": the model starts from the prompter's encoders, which
-    stand in for these where there are none of its sizes.
+    prompter_boxes: in the second half of these it sees every other clip cut down to a box · vision, bert: file of a ViT
+    and folder of a BERT (`vit_start`, `starts`), from which the published model and its prompter start; their sizes must
+    be those given · start="prompter": the model starts from the prompter's encoders, which stand in for these where
+    there are none of its sizes.
 
     Processes that torchrun starts share a batch: "vtc" has all of it as negatives, "vtm" draws them from its process's
     own clips, as in the official code. history.csv has each loss on one batch that is not trained on.

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from thesis_lib.data.egoclip import KITCHEN, Scenes, Taxonomy
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import ego_nce_loss
+from thesis_lib.models.beit_start import start_beit
 from thesis_lib.models.official import load_official
-from thesis_lib.models.starts import start_beit, start_bert
+from thesis_lib.models.starts import start_bert
 from thesis_lib.models.svitt import MEAN, STD, SViTT, SViTTConfig, expand
 from thesis_lib.runs import atomic_save
 from thesis_lib.training import distributed
@@ -126,7 +127,7 @@ def train(
     patches are dropped · fusion_keep_rate and fusion_drop_after: the same in the fusion layers, counted as text layers
     · matching_weight, words_weight: of the losses beside the contrast, official 1; what weighs 0 is not computed ·
     taxonomy: which verbs and nouns make two captions the same action (egonce) · initial: an official checkpoint to
-    begin with · vision, bert: file of a BEiT and folder of a BERT (`models.starts`) to begin with instead, as
+    begin with · vision, bert: file of a BEiT and folder of a BERT (`beit_start`, `starts`) to begin with instead, as
     published; their sizes must be those given · the rest as in `NarratedClips` and `loop.fit`.
 
     Equal captions of a batch are positives of each other (the official `idx`). Processes that torchrun starts share a
