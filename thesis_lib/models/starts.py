@@ -48,7 +48,7 @@ def start_bert(text_encoder: nn.Module, folder: str | Path, vocab: str | Path, c
 
 
 def read(path: str | Path, signature: str, kind: str) -> dict:
-    """The tensors of a file by name, which has one called `signature`. Raises ValueError if it has not, or is damaged."""
+    """The tensors of a file by name, which has one called `signature`. ValueError if it has not or is damaged."""
     path = Path(path)
     tensors, _, found_as = unwrap(path, read_weights(path), PREFIXES)
     tensors = {name.removeprefix("beit."): tensor for name, tensor in tensors.items()}

@@ -88,9 +88,9 @@ def train(
     "pem" passes over, see `losses.entity_loss` · num_videos, on_demand, captions: as those of NarratedClips · prompter:
     the folder of one that was trained before; None trains one in folder/prompter, for `prompter_steps` ·
     prompter_boxes: in the second half of these it sees every other clip cut down to a box · vision, bert: file of a ViT
-    and folder of a BERT (`vit_start`, `starts`), from which the published model and its prompter start; their sizes must
-    be those given · start="prompter": the model starts from the prompter's encoders, which stand in for these where
-    there are none of its sizes.
+    and folder of a BERT (`vit_start`, `starts`), from which the published model and its prompter start, of just these
+    sizes · start="prompter": the model starts from the prompter's encoders, which stand in for these where there are
+    none of its sizes.
 
     Processes that torchrun starts share a batch: "vtc" has all of it as negatives, "vtm" draws them from its process's
     own clips, as in the official code. history.csv has each loss on one batch that is not trained on.
