@@ -70,7 +70,7 @@ for notebook in NOTEBOOKS:
         name: f"notebook_{notebook}"
         input:
             parameters(notebook), CODE,
-            [f"jobs/{job}.done" for job, about in JOBS.items() if about["notebook"] == notebook],
+            [f"jobs/{job}.done" for job in rules.stages(notebook, JOBS)],
             [f"notebooks/{need}.ipynb" for need in rules.needs(notebook, NOTEBOOKS)],
         output: f"notebooks/{notebook}.ipynb"
         resources: mem_mb=6000, runtime=240, gpu=ON_GPU

@@ -56,6 +56,7 @@ def test_the_profile_as_published_is_the_corrected_one_but_for_what_the_thesis_d
         | {"prompts": "raw", "heads_tuned": ["classifier"], "epoch_choice": "test_loss"}
         | {"compared": [], "smoothing_seconds": []},
         "A2": {"entity_rule": "released"},
+        "A3": {"fusion_keep_rate": 1.0},
     }
 
 

@@ -179,13 +179,10 @@ def comparison(profile: str, method: str, changed: str) -> tuple[Path, Path]:
 def compared_as(profile: str, method: str, changed: str) -> dict:
     """What a short pretraining has other than the system itself: `compared_steps`, and "ratio:0.75 masking:random".
 
-    All begin with the prompter of the system, if it has one, and see the first `compared_videos` videos, where these
-    are told.
+    All see `compared_videos` videos, and begin with the prompter of the system, if it has one.
     """
-    p, weights_of_all = of(method, profile), weights(profile, method)
-    arguments = {"num_steps": p.compared_steps}
-    if hasattr(p, "compared_videos"):
-        arguments["num_videos"] = p.compared_videos
-    if (prompter := weights_of_all / "prompter").is_dir():
+    p = of(method, profile)
+    arguments = {"num_steps": p.compared_steps, "num_videos": p.compared_videos}
+    if (prompter := weights(profile, method) / "prompter").is_dir():
         arguments["prompter"] = prompter
     return arguments | {name: yaml.safe_load(value) for name, value in stages.changes(changed).items()}

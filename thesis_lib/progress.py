@@ -40,8 +40,7 @@ def rows(profile: str) -> list[Row]:
         files = rules.parameters(about["notebook"], profile)
         found[job] = _row(job, profile, folder / "jobs" / f"{job}.done", files, code, about["needs"], found, idle)
     for name in params.notebooks():
-        own = [job for job, about in jobs.items() if about["notebook"] == name]
-        needs, files = own + rules.needs(name), rules.parameters(name, profile)
+        needs, files = rules.stages(name, jobs) + rules.needs(name), rules.parameters(name, profile)
         found[name] = _row(name, profile, execute.target(name, profile), files, code, needs, found, idle)
     return list(found.values())
 

@@ -11,7 +11,9 @@ NEEDS = {  # besides their stages, notebooks need others: whose results they rea
     "05_pretraining": ["02_feature_extraction"],
     "06_zero_shot": ["05_pretraining"],
     "07_fine_tuning": ["04_baseline", "05_pretraining"],
-    "A3_svitt": ["07_fine_tuning", "A1_videomae", "A2_alpro"],  # asks all systems whether they look at order
+}
+ASKS = {  # whose stages a notebook asks besides its own
+    "A3_svitt": ["07_fine_tuning", "A1_videomae", "A2_alpro"],  # every system, whether it looks at order
 }
 SUMMARY = "08_summary"  # reads what all others measured
 PAGE = ("report", "chapters", "markup", "rendering")  # make the page alone
@@ -40,6 +42,12 @@ def parameters(notebook: str, profile: str) -> list[Path]:
 def notebooks(appendices: bool = True) -> list[str]:
     """The notebooks of a report."""
     return [name for name in params.notebooks() if appendices or not name.startswith("A")]
+
+
+def stages(notebook: str, jobs: dict[str, dict]) -> list[str]:
+    """The jobs that come before a notebook."""
+    asked = [notebook, *ASKS.get(notebook, [])]
+    return [name for name, job in jobs.items() if job["notebook"] in asked]
 
 
 def needs(notebook: str, known: list[str] | None = None) -> list[str]:
