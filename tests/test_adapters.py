@@ -86,3 +86,9 @@ def test_zero_shot_accuracy_is_over_all_test_seconds_beside_that_of_a_constant_c
 def test_an_argument_that_the_recipe_does_not_have_is_named():
     with pytest.raises(ValueError, match="videomae has no argument 'rato': expected one of folder, howto"):
         clip_stages.weights("smoke", "videomae", rato=0.5)
+
+
+def test_a_system_without_texts_is_not_asked_by_names():
+    with pytest.raises(ValueError, match="method: 'videomae' has no text tower, so zero-shot cannot be asked of it"):
+        adapters.of(SimpleNamespace(method="videomae"))
+    assert methods.has_text("videoclip") and methods.has_text("svitt_ego") and not methods.has_text("videomae")

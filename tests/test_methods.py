@@ -18,10 +18,13 @@ from thesis_lib import (
     methods,
     metrics,
     params,
+    paths,
     planted,
     results,
+    runs,
     seconds,
     segmentation,
+    stages,
     systems,
 )
 from thesis_lib.data.video import write_video
@@ -88,6 +91,15 @@ def test_a_system_is_a_model_a_recipe_and_a_line(monkeypatch):
     jobs = graph.jobs("smoke")
     own = {name: job["notebook"] for name, job in jobs.items() if name.startswith("toy")}
     assert own == {f"toy_{job}": "08_summary" for job in ("clips", "weights", "fine_tuning", "frozen")}
+    asked = {}
+    monkeypatch.setattr(runs, "cached", lambda function, **inputs: asked.update(inputs) or paths.ROOT)
+    monkeypatch.setattr(stages, "cached", lambda function, **inputs: paths.ROOT)
+    monkeypatch.setattr(stages, "fps", lambda p: 8.0)
+    clip_stages.fine_tuning("smoke", "toy", 2, "text")
+    tuned = params.load("07_fine_tuning", "smoke")
+    assert (asked["head"], asked["epochs"], asked["num_epochs"]) == ("text", sorted(tuned.epochs), max(tuned.epochs))
+    shared = ("warmup", "prompts", "seconds_rule", "precision", "seed", "device")
+    assert {name: asked[name] for name in shared} == {name: getattr(tuned, name) for name in shared}
 
 
 def test_the_summary_adds_the_rows_of_systems_without_a_notebook(monkeypatch):
@@ -101,6 +113,15 @@ def test_the_summary_adds_the_rows_of_systems_without_a_notebook(monkeypatch):
 
 
 # -- what every system promises ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums by several threads differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

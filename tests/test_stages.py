@@ -369,3 +369,11 @@ def test_published_starts_enter_the_key_by_their_content(method, notebook, monke
     assert len(set(found)) == 4, "without, with, and with either of them changed"
     plain = json.loads(found[0])
     assert (plain["vision"], plain["bert"]) == ("", "")
+
+
+def test_a_system_is_pretrained_by_as_many_processes_as_asked(monkeypatch):
+    real, changes = params.load, {"A2_alpro": {"processes": 4}}
+    monkeypatch.setattr(params, "load", lambda name, profile: real(name, profile, changes.get(name)))
+    jobs = graph.jobs("smoke")
+    assert jobs["alpro_weights"]["processes"] == 4 and jobs["svitt_weights"]["processes"] == 1
+    assert jobs["alpro_fine_tuning"]["processes"] == 1

@@ -65,7 +65,7 @@ def test_words_follow_the_tests(rows):
 
 @pytest.mark.parametrize(
     ("epochs", "stated"),
-    [([15, 8, 8], [("8 epochs", 8), ("15 epochs", 15)]), ([3], [("8 epochs", 3)])],
+    [([15, 8, 8], [("8 epochs", 8), ("15 epochs", 15)]), ([3], [("15 epochs", 3)])],
 )
 def test_numbers_of_epochs_have_a_column_each(epochs, stated):
     assert systems.stated(epochs) == stated

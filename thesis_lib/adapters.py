@@ -20,7 +20,9 @@ Predictions = tuple[list[str], list[np.ndarray], list[np.ndarray], list[np.ndarr
 
 
 def of(p: SimpleNamespace) -> "VideoCLIP | FrameSystem":
-    """The method that the parameters of a notebook name."""
+    """The method that the parameters of a notebook name. Raises ValueError for one that knows no texts."""
+    if not methods.has_text(p.method):
+        raise ValueError(f"method: '{p.method}' has no text tower, so zero-shot cannot be asked of it: choose another")
     return VideoCLIP(p) if p.method == methods.VIDEOCLIP else FrameSystem(p)
 
 

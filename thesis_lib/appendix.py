@@ -30,8 +30,8 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
     )
     weights, vocab = clip_stages.weights(p.profile, method), stages.vocabulary(p)
     encoder = methods.load(method, weights, vocab)
-    system = adapters.of(SimpleNamespace(**vars(zero) | {"method": method}))
-    if encoder.has_text:
+    if methods.has_text(method):
+        system = adapters.of(SimpleNamespace(**vars(zero) | {"method": method}))
         for split in zero.splits:
             videos, predictions, targets, _ = system.predict("reference", split)
             row = dict(method=systems.row_name(about.title, systems.ZERO), split=split, epoch=None)
@@ -46,10 +46,10 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
         _, predictions, targets = load_predictions(folder)
         row = dict(method=systems.row_name(about.title, systems.FROZEN), split=split, epoch=base.num_epochs)
         protocol.add_scores(report, predictions, targets, protocol=protocol.FRAMES, weights="own", **row)
-    if weights.is_dir():
-        parameters = sum(parameter.numel() for parameter in encoder.parameters())
-        clips, took = clip_stages.clips_seen(weights), probes.seconds_taken(weights)
-        systems.keep_costs(report, about.title, parameters=parameters, clips=clips, seconds=took)
+    costs = dict(parameters=sum(parameter.numel() for parameter in encoder.parameters()))
+    if weights.is_dir():  # official files do not tell what they cost
+        costs |= dict(clips=clip_stages.clips_seen(weights), seconds=probes.seconds_taken(weights))
+    systems.keep_costs(report, about.title, **costs)
     split = tuned.splits[0]
     systems.keep_order(report, about.title, *shuffling.of_frames(p, method, split), split=split)
 

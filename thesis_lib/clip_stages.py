@@ -14,6 +14,8 @@ import yaml
 
 from thesis_lib import methods, params, runs, stages
 
+# Of fine-tuning, what notebook 07 or the caller sets for all systems alike; the rest has a parameter tuned_<name>.
+OF_ALL = "head num_epochs epochs num_videos warmup prompts seconds_rule precision seed device name".split()
 STAGES = ("weights", "clips", "vectors", "fine_tuning", "fine_tuning_splits", "frozen", "frozen_splits", "comparison")
 
 
@@ -24,7 +26,7 @@ def of(method: str, profile: str) -> SimpleNamespace:
     if notebook := methods.find(method).notebook:
         return params.load(notebook, profile)
     common = vars(params.load(stages.NOTEBOOK["fine_tuning"], profile))
-    tuning = {f"tuned_{name}": value for name, value in _defaults(clip_tuning.train).items()}
+    tuning = {f"tuned_{name}": value for name, value in _defaults(clip_tuning.train).items() if name not in OF_ALL}
     recipe = _defaults(methods.recipe(method).train)
     return SimpleNamespace(**tuning | recipe | {name: common[name] for name in params.COMMON}, compared=[])
 
@@ -50,7 +52,8 @@ def weights(profile: str, method: str, **changed) -> Path:
     values |= {name: Path(path) if path else "" for name, path in published.items()}
     said = " ".join(f"{name}={value}" for name, value in changed.items() if not isinstance(value, Path))
     values |= dict(howto=stages.named(stages.howto(p)), vocab=stages.vocabulary(p), name=f"{method} {said}".strip())
-    return runs.cached(train, profile=profile, **{name: values[name] for name in known if name in values})
+    inputs = {name: values[name] for name in known if name in values}
+    return runs.cached(train, profile=profile, together=True, **inputs)
 
 
 def clips_seen(folder: Path) -> int:
@@ -135,6 +138,8 @@ def fine_tuning(profile: str, method: str, split: int, head: str = "classifier",
         epochs=sorted(p.epochs),
         warmup=p.warmup,
         prompts=p.prompts,
+        seconds_rule=p.seconds_rule,
+        precision=p.precision,
         seed=p.seed,
         device=p.device,
         name=f"fine-tuning {method} {head} split {split}",
@@ -169,7 +174,7 @@ def comparison(profile: str, method: str, changed: str) -> tuple[Path, Path]:
     p, tuning = of(method, profile), params.load(stages.NOTEBOOK["fine_tuning"], profile)
     arguments = compared_as(profile, method, changed)
     trained = weights(profile, method, **arguments)
-    if "text" in methods.find(method).modalities:
+    if methods.has_text(method):
         vectors(profile, method, "embed", **arguments)  # zero-shot is asked of it too
     epochs = dict(num_epochs=p.compared_epochs, epochs=[p.compared_epochs])
     name = f"fine-tuning {method} {changed}".strip()

@@ -85,12 +85,14 @@ def systems(method: str, profile: str) -> dict[str, dict]:
     first = methods.of_notebook(notebook)[0] if notebook else method
     clips = f"{first}_clips"  # systems of one notebook see the same clips
     made, found = (f"{method}_weights", clips), {}
+    p = clip_stages.of(method, profile)
+    processes = getattr(p, "processes", 1)
     if method == first:
         found[clips] = job(f"{method}.clips", ("corpus",))
-        for number, changed in enumerate(clip_stages.of(method, profile).compared, 1):
+        for number, changed in enumerate(p.compared, 1):
             found[f"{method}_changed{number}"] = job(f"{method}.comparison", made, changed=changed)
     return found | {
-        f"{method}_weights": job(f"{method}.weights", ("corpus",)),
+        f"{method}_weights": job(f"{method}.weights", ("corpus",), processes, max(12, p.num_steps // 1500)),
         f"{method}_fine_tuning": job(f"{method}.fine_tuning_splits", made),
         f"{method}_frozen": job(f"{method}.frozen_splits", made),
     }

@@ -33,7 +33,7 @@ def contrastive_loss(video, text):
     """
     if video.shape != text.shape:
         raise ValueError(f"contrastive_loss needs one text a video, not {tuple(video.shape)} and {tuple(text.shape)}")
-    similarities = _products(video, text)
+    similarities = products(video, text)
     pairs = torch.arange(len(video), device=video.device)
     return F.cross_entropy(similarities, pairs) + F.cross_entropy(similarities.T, pairs)
 
@@ -47,13 +47,13 @@ def mil_nce_loss(video, text):
     count = len(video)
     if text.shape[1:] != video.shape[1:] or len(text) % count:
         raise ValueError(f"mil_nce_loss needs K texts a video, not {tuple(video.shape)} and {tuple(text.shape)}")
-    scores = _products(video, text).unflatten(1, (count, -1))  # [B clips, B owners, K texts]
+    scores = products(video, text).unflatten(1, (count, -1))  # [B clips, B owners, K texts]
     own = scores.diagonal(dim1=0, dim2=1).T  # [B, K]
     every = torch.cat([scores, scores.transpose(0, 1)], dim=1).flatten(1)  # [B, 2 * B * K]
     return (every.logsumexp(dim=1) - own.logsumexp(dim=1)).mean()
 
 
-def _products(video, text):
+def products(video, text):
     """Dot products [B, N] in single precision at least: without a temperature they are large, and bf16 keeps 8 bits."""
     with torch.autocast(video.device.type, enabled=False):
         kind = torch.promote_types(video.dtype, torch.float32)
@@ -80,7 +80,7 @@ def vtc_loss(video, text, temperature):
     """
     if video.shape != text.shape:
         raise ValueError(f"vtc_loss needs one text a video, not {tuple(video.shape)} and {tuple(text.shape)}")
-    similarities = _products(video, text) / temperature
+    similarities = products(video, text) / temperature
     pairs = torch.arange(len(video), device=video.device)
     return (F.cross_entropy(similarities, pairs) + F.cross_entropy(similarities.T, pairs)) / 2
 

@@ -151,9 +151,10 @@ def step_seconds(
 ) -> pd.DataFrame:
     """Seconds of forward and backward of a pretraining step by the share of places that tubes hide.
 
-    clips [B, 3, T, H, W] on the model's device. Ratios take turns, once to warm up, so that noise meets all alike:
-    ratio, seconds (median over the turns).
+    clips [B, 3, T, H, W]; measured where the model is. Ratios take turns, once to warm up, so that noise meets all
+    alike: ratio, seconds (median over the turns).
     """
+    clips = clips.to(next(model.parameters()).device)
     inputs, rng = normalised(clips), np.random.default_rng(0)
     grid = model.grid(inputs)
     drawn = {ratio: torch.from_numpy(masks("tube", grid, ratio, rng, len(clips))).to(clips.device) for ratio in ratios}

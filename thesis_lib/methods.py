@@ -46,6 +46,11 @@ def find(name: str) -> Method:
     return METHODS[name]
 
 
+def has_text(name: str) -> bool:
+    """Whether a system has a text tower: without one it cannot be asked by the names of classes."""
+    return name == VIDEOCLIP or "text" in find(name).modalities
+
+
 def of_notebook(notebook: str) -> list[str]:
     """The systems whose recipes have their parameters from a notebook; "": those that have none."""
     return [name for name, method in METHODS.items() if method.notebook == notebook]

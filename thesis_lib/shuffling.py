@@ -70,9 +70,9 @@ def tuned(p: SimpleNamespace, method: str, split: int) -> tuple[clip_tuning.Tune
     """The fine-tuned system of a split, and the accuracy on its test seconds of any model of the same clips."""
     vocab, device = stages.vocabulary(p), choose_device(p.device)
     folder, weights = clip_stages.fine_tuning(p.profile, method, split), clip_stages.weights(p.profile, method)
-    videos = clip_tuning.read_videos(
-        clip_stages.clips(p.profile, method), stages.salads(p), split, "test", stages.fps(p)
-    )
+    rule = params.load(stages.NOTEBOOK["fine_tuning"], p.profile).seconds_rule
+    clips = clip_stages.clips(p.profile, method)
+    videos = clip_tuning.read_videos(clips, stages.salads(p), split, "test", stages.fps(p), rule)
     targets = np.concatenate([video.labels for video in videos])
 
     def accuracy(scorer: nn.Module) -> float:

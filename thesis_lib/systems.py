@@ -31,22 +31,24 @@ def row_name(title: str, kind: str) -> str:
 
 
 def stated(epochs: Sequence[int]) -> list[tuple[str, int]]:
-    """(FEW or MANY, number of epochs) of the fine-tunings of a report, which have one or two lengths.
+    """(FEW or MANY, number of epochs) of the fine-tunings of a report, which have one or two lengths; one is MANY.
 
     Raises ValueError for more: the tables have a column for each of these two.
     """
     lengths = sorted(set(epochs))
     if not 1 <= len(lengths) <= 2:
         raise ValueError(f"epochs={list(epochs)}: one or two numbers of epochs are reported, a few and many")
-    return list(zip((FEW, MANY), lengths, strict=False))
+    return list(zip((FEW, MANY)[-len(lengths) :], lengths, strict=True))
 
 
-def keep_costs(report, title: str, *, parameters: int, clips: int, seconds: float) -> None:
-    """Add what pretraining of a system took: its size, the clips (pairs) it saw, its seconds."""
+def keep_costs(report, title: str, *, parameters: int, clips: int | None = None, seconds: float | None = None) -> None:
+    """Add what pretraining of a system took, as far as it is known: its size, the clips (pairs) it saw, its seconds."""
     about = dict(method=title, weights="", split=None, epoch=None)
     for name, value in {"parameters": parameters, "clips": clips}.items():
-        report.add(metric="count", value=value, unit="count", protocol=COUNTS[name], **about)
-    report.add(metric="duration", value=seconds, unit="seconds", protocol=MINUTES, **about)
+        if value is not None:
+            report.add(metric="count", value=value, unit="count", protocol=COUNTS[name], **about)
+    if seconds is not None:
+        report.add(metric="duration", value=seconds, unit="seconds", protocol=MINUTES, **about)
 
 
 def keep_order(report, title: str, in_order: float, shuffled: float, split: int) -> None:

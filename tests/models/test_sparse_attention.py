@@ -278,3 +278,11 @@ def test_stretching_keeps_what_is_constant_and_is_symmetric():
     flat = inflate(torch.randn(12, 2), 4)
     assert torch.equal(stretch(flat, 4, 8), inflate(torch.cat([flat[:9], flat[-3:]]), 8))
     assert torch.equal(stretch(table, 4, 4), table)
+
+
+def test_a_pattern_first_made_for_evaluation_can_be_trained_with():
+    layer, tokens = SparseSelfAttention(8, 2, (4, 4, 4), 8), torch.randn(1, 65, 8)
+    sparse_pattern.cache_clear()
+    with torch.inference_mode():
+        layer(tokens, sparse_pattern(8, 1, 3, 5))
+    layer(tokens, sparse_pattern(8, 1, 3, 5)).sum().backward()

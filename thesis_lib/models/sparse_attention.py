@@ -176,6 +176,7 @@ def stretch(table, frames: int, new_frames: int, mode: str = "nearest-exact"):
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # or a pattern first made for evaluation could not be trained with
 def sparse_pattern(blocks: int, local: int, random: int, seed: int | tuple[int, ...], device: str = "cpu"):
     """Which blocks each block attends to: [blocks, local + random] ints, all different in a row.
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from thesis_lib.data.egoclip import KITCHEN, Scenes, Taxonomy
 from thesis_lib.data.text import Vocabulary
-from thesis_lib.losses import ego_nce_loss
+from thesis_lib.losses import ego_nce_loss, products
 from thesis_lib.models.beit_start import start_beit
 from thesis_lib.models.official import load_official
 from thesis_lib.models.starts import start_bert
@@ -347,16 +347,16 @@ def pair_losses(
     if words:
         nouns, verbs = words
         same = same | ((nouns @ nouns.T > 0) & (verbs @ verbs.T > 0))
-        similarities = distributed.gather(text_vectors) @ distributed.gather(video_vectors).T
-        contrast = ego_nce_loss(similarities.float(), *map(distributed.gather, (nouns, verbs)))
+        similarities = products(distributed.gather(text_vectors), distributed.gather(video_vectors))
+        contrast = ego_nce_loss(similarities, *map(distributed.gather, (nouns, verbs)))
     else:
-        similarities = distributed.gather(text_vectors) @ distributed.gather(video_vectors).T
+        similarities = products(distributed.gather(text_vectors), distributed.gather(video_vectors))
         alike = equal_rows(distributed.gather(F.pad(ids, (0, MAX_WORDS + 2 - ids.shape[1]), value=vocabulary.pad)))
-        contrast = itc_loss(similarities.float() / temperature, alike)
+        contrast = itc_loss(similarities / temperature, alike)
     loss = contrast
     if matching_weight:
         with torch.no_grad():
-            near = (text_vectors @ video_vectors.T).float() / temperature
+            near = products(text_vectors, video_vectors) / temperature
         loss = loss + matching_weight * itm_loss(model, text, mask, states, near, same)
     if words_weight:
         loss = loss + words_weight * mlm_loss(model, ids, mask, states, vocabulary, mask_probability)
