@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from thesis_lib import clip_stages, methods, params, shuffling, stages
 from thesis_lib.shuffling import Shuffled
+from thesis_lib.training import asformer
 
 
 class Keep(torch.nn.Module):
@@ -61,11 +63,12 @@ def test_systems_without_a_notebook_are_not_asked(p, monkeypatch):
     assert methods.there() == ["svitt", "svitt_ego"]
     monkeypatch.setattr(shuffling, "of_frames", lambda p, name, split: (0.5 + len(name) / 100, 0.25))
     monkeypatch.setattr(params, "load", lambda notebook, profile: p)
+    monkeypatch.setattr(shuffling, "of_asformer", lambda p, split: (0.9, 0.8))
     monkeypatch.setattr(shuffling, "of_videoclip", lambda p, split: (0.7, 0.6))
     found = shuffling.shuffled_accuracies(p, 1)
-    assert found["method"].tolist() == ["VideoCLIP"] * 2 + ["SViTT"] * 2 + ["SViTT-Ego"] * 2
-    assert found["frames"].tolist() == ["in order", "shuffled"] * 3
-    assert found["accuracy"].tolist() == [0.7, 0.6, 0.55, 0.25, 0.59, 0.25]
+    assert found["method"].tolist() == ["ASFormer"] * 2 + ["VideoCLIP"] * 2 + ["SViTT"] * 2 + ["SViTT-Ego"] * 2
+    assert found["frames"].tolist() == ["in order", "shuffled"] * 4
+    assert found["accuracy"].tolist() == [0.9, 0.8, 0.7, 0.6, 0.55, 0.25, 0.59, 0.25]
 
 
 def test_a_mean_of_frames_is_blind_and_one_that_sees_motion_is_not(p):
@@ -77,3 +80,39 @@ def test_a_mean_of_frames_is_blind_and_one_that_sees_motion_is_not(p):
         assert np.allclose(found.loc[title, "sensitivity"], 0)
         assert found.loc[(title, "appearance"), "ordered"] > 0.9 and found.loc[(title, "order"), "ordered"] < 0.75
     assert found.loc[("motion", "order"), "ordered"] > 0.8 and found.loc[("motion", "order"), "sensitivity"] > 0.2
+
+
+def test_vectors_stay_within_their_second():
+    order = shuffling.within_seconds(23, 4.0, np.random.default_rng(0))
+    assert sorted(order) == list(range(23)) and not np.array_equal(order, np.arange(23))
+    assert np.array_equal(order // 4, np.arange(23) // 4)
+    assert np.array_equal(shuffling.within_seconds(9, 1.0, np.random.default_rng(0)), np.arange(9))
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_asformer_in_order_is_the_run_itself(tmp_path, monkeypatch, standardise):
+    """With one vector a second there is nothing to shuffle."""
+    rng, root, folder = np.random.default_rng(0), tmp_path / "salads", tmp_path / "run"
+    for path in (root / "groundTruth", root / "splits", tmp_path / "features", folder):
+        path.mkdir(parents=True)
+    (root / "mapping.txt").write_text("0 cut\n1 mix\n")
+    for number in range(6):
+        labels = np.repeat(rng.permutation([0, 1, 0, 1]), 12)
+        vectors = np.eye(2)[labels] + rng.normal(scale=0.4, size=(48, 2))
+        np.save(tmp_path / f"features/v{number}.npy", vectors.T.astype(np.float32))
+        (root / f"groundTruth/v{number}.txt").write_text("".join(f"{('cut', 'mix')[k]}\n" for k in labels))
+    for part, videos in {"train": range(4), "test": (4, 5)}.items():
+        (root / f"splits/{part}.split1.bundle").write_text("".join(f"v{v}.txt\n" for v in videos))
+    sizes = dict(num_layers=2, num_decoders=1, num_f_maps=8, sample_rate=2, standardise=standardise)
+    about = dict(features=tmp_path / "features", root=root, split=1, fps=6.0, lr=1e-2, num_epochs=24, device="cpu")
+    asformer.train(folder, **about, **sizes)
+    monkeypatch.setattr(stages, "baseline", lambda p, split: folder)
+    monkeypatch.setattr(stages, "salads", lambda p: root)
+    monkeypatch.setattr(stages, "asformer_features", lambda p: tmp_path / "features")
+    p = SimpleNamespace(**sizes, attention_window="centred", feature_rate=0.0, device="cpu")
+    last = pd.read_csv(folder / "history.csv")["accuracy"].iloc[-1]
+    monkeypatch.setattr(stages, "fps", lambda p: 6.0)
+    in_order, shuffled = shuffling.of_asformer(p, 1)
+    assert in_order == pytest.approx(last) and 0.5 < last and shuffled != in_order
+    monkeypatch.setattr(stages, "fps", lambda p: 1.0)
+    assert shuffling.of_asformer(p, 1) == (pytest.approx(last), pytest.approx(last))

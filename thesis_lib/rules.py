@@ -13,7 +13,7 @@ NEEDS = {  # besides their stages, notebooks need others: whose results they rea
     "07_fine_tuning": ["04_baseline", "05_pretraining"],
 }
 ASKS = {  # whose stages a notebook asks besides its own
-    "A3_svitt": ["07_fine_tuning", "A1_videomae", "A2_alpro"],  # every system, whether it looks at order
+    "A3_svitt": ["04_baseline", "07_fine_tuning", "A1_videomae", "A2_alpro"],  # every system, whether it looks at order
 }
 SUMMARY = "08_summary"  # reads what all others measured
 PAGE = ("report", "chapters", "markup", "rendering")  # make the page alone

@@ -1,6 +1,7 @@
 """Does a fine-tuned system look at the order of frames? Its accuracy on clips as they are, and with shuffled frames.
 
 Frames are shuffled within what makes one vector: the clip of a second. What stands before and after it stays in order.
+ASFormer, which reads a vector a frame, gets those of a second shuffled.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,10 @@ import torch
 from torch import nn
 
 from thesis_lib import clip_stages, extraction, methods, order, params, seconds, segmentation, stages
-from thesis_lib.data import video
+from thesis_lib.data import salads, video
+from thesis_lib.models.asformer import ASFormer
 from thesis_lib.models.official import load_official
-from thesis_lib.training import clip_tuning, finetune, s3d, videoclip
+from thesis_lib.training import aligned, clip_tuning, finetune, s3d, videoclip
 from thesis_lib.training.loop import choose_device
 
 
@@ -66,6 +68,40 @@ def of_videoclip(p: SimpleNamespace, split: int) -> tuple[float, float]:
     return tuple(_accuracy([scores(one.features) for one in some], labels) for some in (videos, mixed))
 
 
+@torch.inference_mode()
+def of_asformer(p: SimpleNamespace, split: int) -> tuple[float, float]:
+    """(in order, shuffled): accuracy of ASFormer by the parameters of notebook 04, on the frames of the test videos.
+
+    What it reads are vectors, and these are shuffled within each second; each of them saw its frames in order.
+    """
+    folder, root, fps = stages.baseline(p, split), stages.salads(p), stages.fps(p)
+    about = dict(fps=fps, rate=p.feature_rate)
+    videos = aligned.load_split(root, split, stages.asformer_features(p), **about)["test"]
+    sizes = (len(salads.class_names(root)), len(videos[0].features), p.num_layers, p.num_decoders, p.num_f_maps)
+    model = ASFormer(*sizes, window=p.attention_window).eval()
+    model.load_state_dict(torch.load(folder / "weights.pt", map_location="cpu", weights_only=True))
+    device, scale, rng = choose_device(p.device), np.load(folder / "scale.npz"), np.random.default_rng(0)
+    model.to(device)
+
+    def answer(video: aligned.Video, shuffled: bool) -> np.ndarray:
+        vectors = np.array(video.features)
+        if shuffled:
+            rate = fps * len(video.targets) / len(video.labels)
+            vectors = vectors[:, within_seconds(len(video.targets), rate, rng)]
+        seen = vectors[:, :: p.sample_rate]
+        seen = (seen - scale["mean"]) / scale["std"] if "mean" in scale else seen
+        logits = model(torch.tensor(seen, dtype=torch.float32, device=device)[None])[-1, 0]
+        return logits.argmax(0).cpu().numpy()[video.places // p.sample_rate]
+
+    labels = [video.labels for video in videos]
+    return tuple(_accuracy([answer(video, shuffled) for video in videos], labels) for shuffled in (False, True))
+
+
+def within_seconds(count: int, rate: float, rng: np.random.Generator) -> np.ndarray:
+    """The places 0 to count - 1, `rate` of which are a second, in a random order within each second."""
+    return np.lexsort((rng.random(count), np.arange(count) // rate))
+
+
 def tuned(p: SimpleNamespace, method: str, split: int) -> tuple[clip_tuning.Tuned, Callable[[nn.Module], float]]:
     """The fine-tuned system of a split, and the accuracy on its test seconds of any model of the same clips."""
     vocab, device = stages.vocabulary(p), choose_device(p.device)
@@ -84,8 +120,9 @@ def tuned(p: SimpleNamespace, method: str, split: int) -> tuple[clip_tuning.Tune
 
 
 def shuffled_accuracies(p: SimpleNamespace, split: int) -> pd.DataFrame:
-    """Of VideoCLIP and all of `methods.there`: columns method, frames ("in order", "shuffled"), accuracy."""
-    found = {"VideoCLIP": of_videoclip(params.load(stages.NOTEBOOK["fine_tuning"], p.profile), split)}
+    """Of ASFormer, VideoCLIP and all of `methods.there`: columns method, frames ("in order", "shuffled"), accuracy."""
+    found = {"ASFormer": of_asformer(params.load(stages.NOTEBOOK["baseline"], p.profile), split)}
+    found["VideoCLIP"] = of_videoclip(params.load(stages.NOTEBOOK["fine_tuning"], p.profile), split)
     found |= {methods.find(name).title: of_frames(p, name, split) for name in methods.there()}
     kinds = ("in order", "shuffled")
     rows = [(title, *row) for title, values in found.items() for row in zip(kinds, values, strict=True)]
