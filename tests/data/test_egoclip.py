@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from thesis_lib.data import egoclip
+from thesis_lib.data.captions import read_captions
 from thesis_lib.data.egoclip import KITCHEN, Question, Scenes, Taxonomy, verb_and_noun
 from thesis_lib.losses import ego_nce_loss
 from thesis_lib.palette import CLASSES
@@ -186,3 +187,14 @@ def test_a_table_made_of_captions_is_an_egoclip_file(tmp_path):
     again = egoclip.read_egoclip(tmp_path / "egoclip.csv").iloc[0]
     assert [KITCHEN.verbs[k] for k in again["tag_verb"]] == ["cut"]
     assert [KITCHEN.nouns[k] for k in again["tag_noun"]] == ["tomato"]
+
+
+def test_narrations_become_captions_in_the_layout_of_howto100m(tmp_path):
+    said = [("b", 4.0, 5.5, "#C C cuts a tomato"), ("a", 2.0, 3.0, "#O A man X opens a jar")]
+    rows = [*said, ("b", 1.0, 2.0, "C pours oil")]
+    table = pd.DataFrame(rows, columns=["video_uid", "clip_start", "clip_end", "clip_text"])
+    egoclip.write_captions(tmp_path / "raw_caption.json", table)
+    found = read_captions(tmp_path / "raw_caption.json")
+    assert list(found) == ["a", "b"] and list(found["b"].texts) == ["pours oil", "cuts a tomato"]
+    assert found["b"].starts.tolist() == [1.0, 4.0] and found["b"].ends.tolist() == [2.0, 5.5]
+    assert "opens a jar" in found["a"].texts[0]

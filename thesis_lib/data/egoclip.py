@@ -5,10 +5,15 @@ egomcq.json    {"0": {"answer": 3, "query": a row, "choices": {"0": a row, ...},
                a sentence tell? Type 1: the clips are of different videos, type 2: of one
 
 Other narrations have no tags: a Taxonomy finds the verbs and nouns of a list in them.
+
+    python -m thesis_lib.data.egoclip egoclip.csv data/egoclip
+
+writes data/egoclip/raw_caption.json; with its videos in data/egoclip/videos that is a howto_root to pretrain from.
 """
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from thesis_lib.runs import atomic_save
 
 COLUMNS = (
     "clip_idx",
@@ -47,6 +54,15 @@ def read_egoclip(path: str | Path) -> pd.DataFrame:
     for column in TAGS:
         table[column] = [_numbers(text, f"{path}: line {line}: {column}") for line, text in enumerate(table[column], 2)]
     return table
+
+
+def write_captions(path: str | Path, table: pd.DataFrame) -> None:
+    """The narrations of a table as raw_caption.json of HowTo100M, by video and start; "#C C" (the wearer) is left out."""
+    table = table.dropna(subset=["clip_text"]).sort_values(["video_uid", "clip_start"])
+    text = table["clip_text"].str.replace(r"^(#\w+\s+)?([A-Z]\s+)?", "", regex=True).str.strip()
+    rows = table.assign(start=table["clip_start"], end=table["clip_end"], text=text).groupby("video_uid")
+    captions = {video: one[["start", "end", "text"]].to_dict("list") for video, one in rows}
+    atomic_save(Path(path), lambda file: file.write(json.dumps(captions).encode()))
 
 
 def write_egoclip(path: str | Path, table: pd.DataFrame) -> None:
@@ -263,3 +279,8 @@ KITCHEN = Taxonomy(
         "vinegar water yogurt".split()
     ),
 )
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).mkdir(parents=True, exist_ok=True)
+    write_captions(Path(sys.argv[2]) / "raw_caption.json", read_egoclip(sys.argv[1]))
