@@ -57,7 +57,7 @@ def read_egoclip(path: str | Path) -> pd.DataFrame:
 
 
 def write_captions(path: str | Path, table: pd.DataFrame) -> None:
-    """The narrations of a table as raw_caption.json of HowTo100M, by video and start; "#C C", the wearer, is left out."""
+    """Narrations of a table as raw_caption.json of HowTo100M, by video and start; "#C C", the wearer, is left out."""
     table = table.dropna(subset=["clip_text"]).sort_values(["video_uid", "clip_start"])
     text = table["clip_text"].str.replace(r"^(#\w+\s+)?([A-Z]\s+)?", "", regex=True).str.strip()
     rows = table.assign(start=table["clip_start"], end=table["clip_end"], text=text).groupby("video_uid")
