@@ -68,7 +68,6 @@ def of_videoclip(p: SimpleNamespace, split: int) -> tuple[float, float]:
     return tuple(_accuracy([scores(one.features) for one in some], labels) for some in (videos, mixed))
 
 
-@torch.inference_mode()
 def of_asformer(p: SimpleNamespace, split: int) -> tuple[float, float]:
     """(in order, shuffled): accuracy of ASFormer by the parameters of notebook 04, on the frames of the test videos.
 
@@ -83,6 +82,7 @@ def of_asformer(p: SimpleNamespace, split: int) -> tuple[float, float]:
     device, scale, rng = choose_device(p.device), np.load(folder / "scale.npz"), np.random.default_rng(0)
     model.to(device)
 
+    @torch.inference_mode()
     def answer(video: aligned.Video, shuffled: bool) -> np.ndarray:
         vectors = np.array(video.features)
         if shuffled:
