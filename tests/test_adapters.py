@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from thesis_lib import adapters, appendix, clip_stages, methods, params, stages
+from thesis_lib import adapters, appendix, clip_stages, methods, params, runs, stages
 
 CLASSES = ("cut_tomato", "add_oil", "peel_cucumber")
 FPS = 4.0
@@ -92,3 +92,16 @@ def test_a_system_without_texts_is_not_asked_by_names():
     with pytest.raises(ValueError, match="method: 'videomae' has no text tower, so zero-shot cannot be asked of it"):
         adapters.of(SimpleNamespace(method="videomae"))
     assert methods.has_text("videoclip") and methods.has_text("svitt_ego") and not methods.has_text("videomae")
+
+
+def test_notebook_07_finds_what_the_appendix_has_tuned(monkeypatch, tmp_path):
+    """The same settings are the same inputs, so that nothing is trained twice."""
+    asked = []
+    monkeypatch.setattr(stages, "cached", lambda function, **inputs: tmp_path)
+    monkeypatch.setattr(stages, "fps", lambda p: FPS)
+    monkeypatch.setattr(runs, "cached", lambda function, **inputs: asked.append(inputs) or tmp_path)
+    clip_stages.fine_tuning("smoke", "svitt", 2, "text")
+    p = params.load("07_fine_tuning", "smoke", {"method": "svitt"})
+    clip_stages.tuned(p, 2, "reference", "text")
+    by_appendix, by_notebook = (one for one in asked if "head" in one)
+    assert by_appendix == by_notebook

@@ -112,12 +112,17 @@ def tuned(p: SimpleNamespace, split: int, weights_name: str, head: str, **argume
     from thesis_lib.training import clip_tuning
 
     known = inspect.signature(clip_tuning.train).parameters.keys()
-    about = dict(prompts=p.prompts, warmup=p.warmup, seconds_rule=p.seconds_rule, precision=p.precision)
     epochs = sorted({*p.epochs, arguments.get("num_epochs", max(p.epochs))})
-    about |= dict(seed=p.seed, num_epochs=max(p.epochs), epochs=epochs) | arguments
+    about = as_notebook_07(p) | dict(epochs=epochs) | arguments
     trained = weights(p.profile, p.method, **start_of(p, weights_name))
     changed = {name: value for name, value in about.items() if name in known}
     return fine_tuning(p.profile, p.method, split, head, pretrained=trained, **changed)
+
+
+def as_notebook_07(p: SimpleNamespace) -> dict:
+    """What notebook 07, by its parameters p, sets for the fine-tuning of all systems alike."""
+    names = ("warmup", "prompts", "seconds_rule", "precision", "seed", "device")
+    return {name: getattr(p, name) for name in names} | dict(num_epochs=max(p.epochs), epochs=sorted({*p.epochs}))
 
 
 def fine_tuning(profile: str, method: str, split: int, head: str = "classifier", **changed) -> Path:
@@ -134,15 +139,8 @@ def fine_tuning(profile: str, method: str, split: int, head: str = "classifier",
         split=split,
         fps=stages.fps(p),
         head=head,
-        num_epochs=max(p.epochs),
-        epochs=sorted(p.epochs),
-        warmup=p.warmup,
-        prompts=p.prompts,
-        seconds_rule=p.seconds_rule,
-        precision=p.precision,
-        seed=p.seed,
-        device=p.device,
         name=f"fine-tuning {method} {head} split {split}",
+        **as_notebook_07(p),
     )
     own = {name: value for name, value in vars(about).items() if name.startswith("tuned_")}
     arguments |= {name.removeprefix("tuned_"): value for name, value in own.items()}

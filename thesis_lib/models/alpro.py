@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from thesis_lib.losses import products
 from thesis_lib.models.kinds import Kind, count
 from thesis_lib.models.stochastic_depth import leave_out
 from thesis_lib.models.videoclip import Embeddings, Layer
@@ -118,7 +119,7 @@ class Prompter(TwoTowers):
     @torch.no_grad()
     def soft_labels(self, clip):
         """clip [B, C, T, H, W] of a region, black around it -> probabilities of the entities [B, M]."""
-        return (self.embed_video(clip) @ self.video_prompt_feat.T / self.temperature()).softmax(dim=1)
+        return (products(self.embed_video(clip), self.video_prompt_feat) / self.temperature()).softmax(dim=1)
 
 
 class Alpro(TwoTowers):
