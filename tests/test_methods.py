@@ -90,7 +90,7 @@ def test_a_system_is_a_model_a_recipe_and_a_line(monkeypatch):
     assert p.tuned_lr == inspect.signature(clip_tuning.train).parameters["lr"].default and p.compared == []
     jobs = graph.jobs("smoke")
     own = {name: job["notebook"] for name, job in jobs.items() if name.startswith("toy")}
-    assert own == {f"toy_{job}": "08_summary" for job in ("clips", "weights", "fine_tuning", "frozen")}
+    assert own == {f"toy_{job}": "08_summary" for job in ("clips", "weights", "embed", "fine_tuning", "frozen")}
     asked = {}
     monkeypatch.setattr(runs, "cached", lambda function, **inputs: asked.update(inputs) or paths.ROOT)
     monkeypatch.setattr(stages, "cached", lambda function, **inputs: paths.ROOT)

@@ -91,6 +91,8 @@ def systems(method: str, profile: str) -> dict[str, dict]:
         found[clips] = job(f"{method}.clips", ("corpus",))
         for number, changed in enumerate(p.compared, 1):
             found[f"{method}_changed{number}"] = job(f"{method}.comparison", made, changed=changed)
+    if methods.has_text(method):  # which zero-shot compares with the names of classes
+        found[f"{method}_embed"] = job(f"{method}.vectors", made, kind="embed")
     return found | {
         f"{method}_weights": job(f"{method}.weights", ("corpus",), processes, max(12, p.num_steps // 1500)),
         f"{method}_fine_tuning": job(f"{method}.fine_tuning_splits", made),
