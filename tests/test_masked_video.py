@@ -105,7 +105,7 @@ def film(step, moments=16):
 
 def test_time_gives_a_still_clip_away_unless_tubes_hide_it():
     """Why tubes: where nothing moves, cubes seen at another time are the hidden ones; tubes leave none to copy."""
-    frame = masked_video.leakage({"still": film(0), "moving": film(5)}, ratios=(0.5, 0.75), draws=200)
+    frame = masked_video.leakage({"still": film(0), "moving": film(5)}, ratios=(0.5, 0.75), draws=60)
     mean = frame.groupby(["clip", "masking", "ratio"])["error"].mean()
     assert (mean["still", "frame"] < 1e-6).all()
     assert (frame[frame["masking"] == "tube"]["error"] == 1).all()
@@ -147,6 +147,13 @@ def test_at_nine_tenths_a_hundredth_of_attention_is_left():
     assert frame.loc[0.9, "attention_share"] == pytest.approx(0.0104, abs=1e-4)
     assert frame.loc[0, "encoder"] == pytest.approx(180e9, rel=0.01), "Tong et al., table 10: 180 GFLOPs"
     assert (frame.loc[0, ["encoder_share", "attention_share"]] == 1).all()
+
+
+def test_a_fine_tuned_model_costs_the_same_without_decoder():
+    with torch.device("meta"):
+        frames = [masked_video.costs(VideoMAE(num_classes=classes), (8, 14, 14)) for classes in (0, 5)]
+    assert frames[1].drop(columns="decoder").equals(frames[0].drop(columns="decoder"))
+    assert (frames[1]["decoder"] == 0).all() and (frames[0]["decoder"] > 0).all()
 
 
 def test_step_seconds_takes_turns_and_gives_medians(model, clip):

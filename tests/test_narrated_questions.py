@@ -32,7 +32,7 @@ class Corpus:
         return Film(60, 1.0, lambda start, count: None if broken else shown[start : start + count])
 
 
-class Reader:
+class Reader(torch.nn.Module):
     """Knows both: the direction of a clip is its value as an angle, that of a text the same."""
 
     def embed(self, clips):
@@ -55,6 +55,12 @@ def test_who_knows_clips_and_texts_answers_all(asked):
     assert scores.shape == (60, 5) and narrated_questions.accuracy(scores, asked) == {"inter": 1.0, "intra": 1.0}
     assert [question.type for question in asked] == [INTER] * 30 + [INTRA] * 30
     assert np.allclose(scores[range(60), [question.answer for question in asked]], 1, atol=1e-5)
+
+
+def test_few_clips_at_once_are_all_clips(asked, monkeypatch):
+    whole = narrated_questions.similarities(Reader(), Corpus({"v2"}), asked)
+    monkeypatch.setattr(narrated_questions, "AT_ONCE", 4)
+    assert np.array_equal(narrated_questions.similarities(Reader(), Corpus({"v2"}), asked), whole)
 
 
 def test_a_clip_that_cannot_be_read_is_like_nothing(asked):

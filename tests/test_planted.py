@@ -26,7 +26,7 @@ def test_boxes_are_told_apart():
     boxes = PATCH * np.array([[0, 1, 2, 3], [0, 2, 3, 2], [1, 1, 3, 2], [2, 1, 2, 2], [0, 0, 4, 2], [0, 3, 4, 1]])
     captions = ["now the tomato", "cheese", "tomato", "tomato", "cheese", "take a tomato"]
     rows = np.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.3, 0.7]])
-    found = PseudoLabels(np.zeros((6, SIDE, SIDE, 3)), boxes, captions, ["tomato", "cheese"], rows)
+    found = PseudoLabels(np.zeros((6, SIDE, SIDE, 3)), boxes, captions, ["tomato", "cheese"], rows, np.zeros((6, 2)))
     right = planted.right(found)
     assert right["holds it"].tolist() == [True, False], "the first two; the third and fourth show a part of the row"
     assert right["leaves it out"].tolist() == [True, False]

@@ -56,7 +56,7 @@ def p(monkeypatch):
     monkeypatch.setattr(stages, "vocabulary", lambda p: None)
     monkeypatch.setattr(clip_stages, "weights", lambda profile, name: None)
     monkeypatch.setattr(methods, "load", lambda name, weights, vocab: MeanFrame())
-    return SimpleNamespace(profile="smoke", seed=0)
+    return SimpleNamespace(profile="smoke", seed=0, device="cpu")
 
 
 def test_systems_without_a_notebook_are_not_asked(p, monkeypatch):

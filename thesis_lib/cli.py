@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from thesis_lib import execute, params, paths
@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args) -> int:
     """Execute all notebooks, or those given, and build the report; what is up to date is left as it is."""
-    from thesis_lib import gpus, graph, progress, rules
+    from thesis_lib import gpus, graph, progress, rules, warm
 
     jobs, every = graph.jobs(args.profile), rules.notebooks(not args.no_appendices)
     staged = [text for text in args.notebooks if text in jobs]
@@ -117,7 +117,8 @@ def run(args) -> int:
     command += ["--nolock"]  # a killed run leaves Snakemake's lock behind; ours goes with the process
     command += ["--resources", f"gpu={args.gpus}"] if args.gpus is not None else []
     command += (["--forcerun", *targets] if args.notebooks else ["--forceall"]) if args.force else []
-    with _only_run(folder) as lock, open(folder / "logs" / "graph.log", "w+") as log:
+    here = nullcontext() if "--executor" in args.snakemake else warm.server(threads)
+    with _only_run(folder) as lock, open(folder / "logs" / "graph.log", "w+") as log, here:
         code = subprocess.run([*command, *args.snakemake.split()], pass_fds=[lock], stderr=log).returncode
         log.seek(0)
         said = log.read()

@@ -18,6 +18,8 @@ from tempfile import TemporaryDirectory
 
 from thesis_lib import params, paths
 
+sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema does without: it parses a grammar for seconds
+
 
 def run_notebook(notebook: str, profile: str, overrides: dict | None = None) -> bool:
     """Execute a notebook with its parameters in a profile; True if it ran through.
@@ -25,7 +27,6 @@ def run_notebook(notebook: str, profile: str, overrides: dict | None = None) -> 
     Raises ValueError for a mistake in the parameters before a kernel starts.
     """
     record = params.load(notebook, profile, overrides)
-    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema does without: it parses a grammar for seconds
     import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config

@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from thesis_lib import warm
+
 WAIT = 0.5  # seconds between two looks
 
 
@@ -60,6 +62,9 @@ def main() -> None:
     known = [name for name in os.environ.get("THESIS_GPUS", "").split(",") if name]
     if known and count:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take(count, known))
+    code = warm.run(command)
+    if code is not None:
+        sys.exit(code)
     os.execvp(command[0], command)
 
 

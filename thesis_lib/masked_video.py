@@ -122,21 +122,26 @@ def costs(model: VideoMAE, grid: tuple[int, int, int], ratios: Sequence[float] =
     """Multiply-adds for one clip: a row a share of places that tubes hide; at 0 nothing is hidden.
 
     visible, hidden: tokens · encoder · attention: the part of the encoder that is quadratic in tokens · decoder: works
-    on all tokens, whatever is hidden · encoder_share, attention_share: of what they are where nothing is hidden.
+    on all tokens, whatever is hidden; 0 without one · encoder_share, attention_share: of what they are where nothing is
+    hidden.
     """
     places, count = math.prod(grid[1:]), math.prod(grid)
-    cube, width, narrow = 3 * model.tubelet * model.patch**2, model.width, model.mask_token.shape[2]
+    cube, width = 3 * model.tubelet * model.patch**2, model.width
+    layers = len((model if model.num_classes else model.encoder).blocks)
 
     def encoder(tokens: int) -> tuple[int, int]:
-        blocks = multiply_adds(tokens, width, len(model.encoder.blocks))
+        blocks = multiply_adds(tokens, width, layers)
         return tokens * cube * width + sum(blocks.values()), blocks["pairs"]
 
     rows, (most, most_pairs) = [], encoder(count)
     for ratio in ratios:
         hidden = int(ratio * places) * grid[0]
         work, pairs = encoder(count - hidden)
-        decoder = sum(multiply_adds(count, narrow, len(model.decoder.blocks)).values())
-        decoder += (count - hidden) * width * narrow + hidden * narrow * cube
+        decoder = 0
+        if not model.num_classes:
+            narrow = model.mask_token.shape[2]
+            decoder = sum(multiply_adds(count, narrow, len(model.decoder.blocks)).values())
+            decoder += (count - hidden) * width * narrow + hidden * narrow * cube
         rows.append((ratio, count - hidden, hidden, work, pairs, decoder, work / most, pairs / most_pairs))
     columns = ["ratio", "visible", "hidden", "encoder", "attention", "decoder", "encoder_share", "attention_share"]
     return pd.DataFrame(rows, columns=columns)

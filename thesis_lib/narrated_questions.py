@@ -12,6 +12,8 @@ from thesis_lib.data.egoclip import KITCHEN, Question, Taxonomy, draw_questions
 from thesis_lib.training.films import around
 from thesis_lib.training.narrated_clips import NarratedClips
 
+AT_ONCE = 256  # clips in memory, as bytes
+
 
 def draw(corpus: NarratedClips, count: int, rng: np.random.Generator) -> list[Question]:
     """`count` questions of each type over the captions of a corpus, see `data.egoclip.draw_questions`."""
@@ -21,17 +23,23 @@ def draw(corpus: NarratedClips, count: int, rng: np.random.Generator) -> list[Qu
 
 
 @torch.inference_mode()
-def similarities(encoder: nn.Module, corpus: NarratedClips, questions: Sequence[Question]) -> np.ndarray:
+def similarities(
+    encoder: nn.Module, corpus: NarratedClips, questions: Sequence[Question], device: torch.device | str = "cpu"
+) -> np.ndarray:
     """[Q, 5] cosines of each question's text and clips, a clip around the middle of what is said of it.
 
-    A clip that cannot be read is like nothing: -1.
+    A clip that cannot be read is like nothing: -1. The encoder is moved to the device.
     """
-    chosen = list(dict.fromkeys(clip for question in questions for clip in question.choices))
-    shown = [around(corpus.films[c[0]], (c[1] + c[2]) / 2, corpus.frames, corpus.seconds) for c in chosen]
-    readable = [place for place, clip in enumerate(shown) if clip is not None]
-    found = seconds.encode(encoder.embed, np.stack([shown[place].numpy() for place in readable]))
-    vectors = dict(zip((chosen[place] for place in readable), found, strict=True))
-    texts = encoder.embed_texts([question.query for question in questions]).numpy()
+    encoder.to(device)
+    chosen, vectors = list(dict.fromkeys(clip for question in questions for clip in question.choices)), {}
+    for start in range(0, len(chosen), AT_ONCE):
+        some = chosen[start : start + AT_ONCE]
+        clips = [around(corpus.films[c[0]], (c[1] + c[2]) / 2, corpus.frames, corpus.seconds) for c in some]
+        readable = [place for place, clip in enumerate(clips) if clip is not None]
+        if readable:
+            found = seconds.encode(encoder.embed, np.stack([clips[place].numpy() for place in readable]), device=device)
+            vectors |= zip((some[place] for place in readable), found, strict=True)
+    texts = encoder.embed_texts([question.query for question in questions]).cpu().numpy()
     return np.array(
         [[text @ vectors[clip] if clip in vectors else -1.0 for clip in question.choices]
          for text, question in zip(texts, questions, strict=True)]

@@ -40,13 +40,19 @@ def shuffle_frames(clips: torch.Tensor, rng: np.random.Generator) -> torch.Tenso
 
 
 def order_sensitivity(
-    features_or_predict: Callable, clips: torch.Tensor, labels, rng: np.random.Generator, batch: int = 64
+    features_or_predict: Callable,
+    clips: torch.Tensor,
+    labels,
+    rng: np.random.Generator,
+    batch: int = 64,
+    device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """{"ordered", "shuffled", "sensitivity"}: accuracies 0..1 and the first less the second.
 
     features_or_predict: an Encoder of any system, or a function of clips [B, 3, T, S, S] in 0..1 that gives vectors
-    [B, D] or classes [B] (ints). On vectors a linear probe learns from one half of the clips, in order, and is asked
-    about the other half; classes are taken as they are, of all clips. Raises ValueError for fewer than 4 clips.
+    [B, D] or classes [B] (ints), on the device. On vectors a linear probe learns from one half of the clips, in order,
+    and is asked about the other half; classes are taken as they are, of all clips. Raises ValueError for fewer than 4
+    clips.
     """
     labels = torch.as_tensor(labels)
     if len(clips) < 4 or len(labels) != len(clips):
@@ -55,7 +61,7 @@ def order_sensitivity(
 
     def values(clips: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return torch.cat([torch.as_tensor(function(part)) for part in clips.split(batch)]).cpu()
+            return torch.cat([torch.as_tensor(function(part.to(device))) for part in clips.split(batch)]).cpu()
 
     in_order, shuffled = values(clips), values(shuffle_frames(clips, rng))
     if in_order.dim() == 1:

@@ -135,14 +135,14 @@ def order_probes(p: SimpleNamespace, others: dict[str, Callable], count: int = 2
     others: {title: clips -> vectors}, asked about clips as those of the last system. Columns method, task, ordered,
     shuffled, sensitivity.
     """
-    vocab, rows = stages.vocabulary(p), []
+    vocab, device, rows = stages.vocabulary(p), choose_device(p.device), []
     weights = {name: clip_stages.weights(p.profile, name) for name in methods.there()}
     encoders = {methods.find(name).title: methods.load(name, path, vocab) for name, path in weights.items()}
     for title, encoder in (encoders | others).items():
-        about = encoder if title in encoders else list(encoders.values())[-1]
+        about = encoder.to(device) if title in encoders else list(encoders.values())[-1]
         clips, labels = order.order_tasks(np.random.default_rng(p.seed), count, about.frames, about.size)
         for task in order.TASKS:
-            values = order.order_sensitivity(encoder, clips, labels[task], np.random.default_rng(p.seed))
+            values = order.order_sensitivity(encoder, clips, labels[task], np.random.default_rng(p.seed), device=device)
             rows.append({"method": title, "task": task} | values)
     return pd.DataFrame(rows)
 

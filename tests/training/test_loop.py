@@ -245,9 +245,18 @@ def test_polynomial_decay():
 
 
 def test_cosine_decay():
-    cosine = [1 + np.cos(np.pi * step / 10) for step in range(10)] + [0.0, 0.0]
-    expected = [value * min(1, (step + 1) / 4) for step, value in enumerate(cosine)]
-    assert rates(loop.cosine_decay, num_steps=10, warmup=4) == pytest.approx(expected)
+    falls = [1 + np.cos(np.pi * step / 6) for step in range(6)] + [0.0, 0.0]
+    assert rates(loop.cosine_decay, num_steps=10, warmup=4) == pytest.approx([0.5, 1.0, 1.5, 2.0, *falls])
+
+
+def test_cosine_decay_ends_where_it_is_told_to():
+    """Without warm-up it is torch's own, up to its end."""
+
+    def torchs(optimizer):
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=11, eta_min=0.02)
+
+    found = rates(loop.cosine_decay, num_steps=11, last=0.01)
+    assert found == pytest.approx(rates(torchs)) and found[-1] == pytest.approx(0.02)
 
 
 def test_random_batches_are_numbered_in_epochs_of_25_steps():

@@ -119,7 +119,12 @@ class Prompter(TwoTowers):
     @torch.no_grad()
     def soft_labels(self, clip):
         """clip [B, C, T, H, W] of a region, black around it -> probabilities of the entities [B, M]."""
-        return (products(self.embed_video(clip), self.video_prompt_feat) / self.temperature()).softmax(dim=1)
+        return self.probabilities(self.embed_video(clip))
+
+    @torch.no_grad()
+    def probabilities(self, vectors):
+        """Vectors of clips [B, E], as `embed_video` gives them -> probabilities of the entities [B, M]."""
+        return (products(vectors, self.video_prompt_feat) / self.temperature()).softmax(dim=1)
 
 
 class Alpro(TwoTowers):

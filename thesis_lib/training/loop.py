@@ -50,12 +50,14 @@ def polynomial_decay(optimizer, num_steps: int, warmup: int = 0) -> LambdaLR:
     return LambdaLR(optimizer, factor)
 
 
-def cosine_decay(optimizer, num_steps: int, warmup: int = 0) -> LambdaLR:
-    """Linear warm-up over `warmup` optimizer steps under half a cosine that ends at 0 after `num_steps`."""
+def cosine_decay(optimizer, num_steps: int, warmup: int = 0, last: float = 0.0) -> LambdaLR:
+    """Linear warm-up over `warmup` optimizer steps, then half a cosine to the share `last` at `num_steps`."""
 
     def factor(step: int) -> float:
-        done = min(step, num_steps) / num_steps
-        return min(1.0, (step + 1) / max(1, warmup)) * (0.5 + 0.5 * math.cos(math.pi * done))
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min(1.0, (step - warmup) / max(1, num_steps - warmup))
+        return last + (1 - last) * (0.5 + 0.5 * math.cos(math.pi * done))
 
     return LambdaLR(optimizer, factor)
 

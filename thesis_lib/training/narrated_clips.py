@@ -10,10 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from thesis_lib.data.captions import iterate_captions
+from thesis_lib.data.captions import Captions, iterate_captions
 from thesis_lib.training.crops import crop, size_to_read
 from thesis_lib.training.films import MOST_UNREADABLE, around, read_films
 from thesis_lib.training.pairs import permute_texts
+
+
+def captions_here(howto: str | Path) -> dict[str, Captions]:
+    """The captions of those videos that howto/videos holds; raw_caption.json has those of far more."""
+    folder = Path(howto) / "videos"
+    here = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
+    captions = iterate_captions(Path(howto) / "raw_caption.json") if here else ()
+    return {name: said for name, said in captions if name in here}
 
 
 class NarratedClips:
@@ -40,10 +48,7 @@ class NarratedClips:
         captions: str = "true",
         seed: int = 0,
     ):
-        folder = Path(howto) / "videos"
-        here = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
-        found = iterate_captions(Path(howto) / "raw_caption.json")  # of far more videos than are here
-        said = {name: captions for name, captions in found if name in here}
+        said = captions_here(howto)
         self.said = permute_texts(said, seed) if captions == "permuted" else said
         names = [name for name in sorted(self.said) if len(self.said[name])][: num_videos or None]
         ends = {name: self.said[name].ends.max() for name in names}

@@ -102,6 +102,7 @@ def train(
     layer_scale: float = 0.1,
     stochastic_depth: float = 0.1,
     dropout: float = 0.1,
+    last_lr: float = 0.0,
     weight_decay: float = 0.02,
     matching_weight: float = 1.0,
     words_weight: float = 1.0,
@@ -121,14 +122,15 @@ def train(
     """Trains SViTT (objective="itc") or SViTT-Ego ("egonce") on howto/videos/ and howto/raw_caption.json.
 
     stage_frames, stage_keep: frames and keep rate of each stage, as [4, 8] and [0.7, 0.6]; each begins with the weights
-    of the one before, its position biases stretched in time · num_steps: optimizer steps of each stage · seconds: how
-    long a clip is, in all stages · size: pixels · patch: pixels of a patch's side · sparse_edges: (local, random)
-    blocks of `block` patches that a block attends to, (): dense · drop_after: video layers, counted from 0, after which
-    patches are dropped · fusion_keep_rate and fusion_drop_after: the same in the fusion layers, counted as text layers
-    · matching_weight, words_weight: of the losses beside the contrast, official 1; what weighs 0 is not computed ·
-    taxonomy: which verbs and nouns make two captions the same action (egonce) · initial: an official checkpoint to
-    begin with · vision, bert: file of a BEiT and folder of a BERT (`beit_start`, `starts`) to begin with instead, as
-    published; their sizes must be those given · the rest as in `NarratedClips` and `loop.fit`.
+    of the one before, its position biases stretched in time · num_steps: optimizer steps of each stage, over which lr
+    rises for `warmup` of them and falls as a cosine to last_lr (published: 1 %) · seconds: how long a clip is, in all
+    stages · size: pixels · patch: pixels of a patch's side · sparse_edges: (local, random) blocks of `block` patches
+    that a block attends to, (): dense · drop_after: video layers, counted from 0, after which patches are dropped ·
+    fusion_keep_rate and fusion_drop_after: the same in the fusion layers, counted as text layers · matching_weight,
+    words_weight: of the losses beside the contrast, official 1; what weighs 0 is not computed · taxonomy: which verbs
+    and nouns make two captions the same action (egonce) · initial: an official checkpoint to begin with · vision, bert:
+    file of a BEiT and folder of a BERT (`beit_start`, `starts`) to begin with instead, as published; their sizes must
+    be those given · the rest as in `NarratedClips` and `loop.fit`.
 
     Equal captions of a batch are positives of each other (the official `idx`). Processes that torchrun starts share a
     batch, the same as one alone has; in ITC and EgoNCE each clip has the texts of the whole batch beside it, in ITM
@@ -228,7 +230,7 @@ def train(
             stage,
             model=model,
             optimizer=optimizer,
-            scheduler=cosine_decay(optimizer, num_steps, warmup),
+            scheduler=cosine_decay(optimizer, num_steps, warmup, last_lr / lr if lr else 0.0),
             batches=batches,
             load=load,
             loss=loss,

@@ -33,6 +33,7 @@ def train(
     accumulate: int = 1,
     lr: float,
     warmup: int,
+    last_lr: float = 0.0,
     weight_decay: float = 0.05,
     masking: str = "tube",
     ratio: float = 0.9,
@@ -60,7 +61,8 @@ def train(
     """Trains VideoMAE on the clips of howto/videos; `load(folder)` gives its encoder back.
 
     vocab: not read, here as in the recipes that learn from words · accumulate: batches a step, which processes that
-    torchrun starts share (published: 1024 or 2048 clips a step, lr 1.5e-4 for each 256 of them) · masking, ratio: see
+    torchrun starts share (published: 1024 or 2048 clips a step, lr 1.5e-4 for each 256 of them) · lr rises for `warmup`
+    steps and falls as a cosine to last_lr (published: 1e-5) · masking, ratio: see
     `masking.masks` · normalise: whether targets are normalised in each cube · frames, seconds, size, num_videos,
     on_demand, crop_scales, flip: see NarratedClips; clips are those around captions, whose texts are ignored.
     Published: crop_scales [1, 0.875, 0.75, 0.66]; flip is on in the paper for Kinetics and off in the released code.
@@ -96,7 +98,7 @@ def train(
         folder,
         model=model,
         optimizer=optimizer,
-        scheduler=cosine_decay(optimizer, num_steps, warmup),
+        scheduler=cosine_decay(optimizer, num_steps, warmup, last_lr / lr if lr else 0.0),
         batches=batches,
         load=load,
         loss=loss,
