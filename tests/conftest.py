@@ -74,7 +74,7 @@ def build(profile):
         (folder / name).write_text(" ".join(sorted(file.name for file in folder.glob("notebooks/*.ipynb"))))
     return [folder / "report.html", folder / "report.pdf"]
 """
-TAKEN = ("__init__", "cli", "execute", "gpus", "params", "paths", "progress", "results", "rules", "runs", "tables", "warm")
+TAKEN = "__init__ cli execute gpus kernels params paths progress results rules runs tables warm".split()
 COMMON = 'profile: str = "smoke"  # which parameters\nseed: int = 0  # of the corpus\n'
 BASELINE = COMMON + "epochs: int = 2  # of training\nbroken: bool = False  # fail in the notebook\n"
 RECORD = "from thesis_lib import params, results, stages\np = params.from_cell(globals())"

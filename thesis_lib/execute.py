@@ -47,7 +47,12 @@ def run_notebook(notebook: str, profile: str, overrides: dict | None = None) -> 
                 stderr_file=lines.log,
                 shutdown_kernel="immediate",  # a graceful one can take seconds and print an interrupt
                 # Kernels that start at once race for TCP ports, and for sockets in one folder too.
-                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+                config=Config(
+                    {
+                        "KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"},
+                        "NotebookClient": {"kernel_manager_class": "thesis_lib.kernels.Manager"},
+                    }
+                ),
             )
         except (PapermillExecutionError, RuntimeError) as error:  # of nbclient: the kernel died
             running.replace(failed)

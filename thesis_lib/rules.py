@@ -17,7 +17,7 @@ ASKS = {  # whose stages a notebook asks besides its own
 }
 SUMMARY = "08_summary"  # reads what all others measured
 PAGE = ("report", "chapters", "markup", "rendering")  # make the page alone
-COMMANDS = ("cli", "evaluate", "execute", "gpus", "graph", "progress", "rules", "warm")  # no number depends on them
+COMMANDS = "cli evaluate execute gpus graph kernels progress rules warm".split()  # no number depends on them
 
 
 def page() -> list[Path]:

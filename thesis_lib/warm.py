@@ -1,13 +1,14 @@
 """A process that has imported everything, and jobs as forks of it: a start costs a tenth of a second, not four.
 
-`thesis run` starts one for the jobs of this machine and names its socket in THESIS_WARM. A job sends what it was called
-with, its surroundings and its three standard files; the fork becomes that job. It ends with the process that asked, and
-the server with the run. Elsewhere, as under SLURM, a job is a process of its own. The server does no arithmetic, so that
-there are no threads and no CUDA to fork.
+`thesis run` starts one for the jobs of this machine and the kernels of their notebooks, and names its socket in
+THESIS_WARM. Who wants a process sends the command, its surroundings and its three standard files; the fork becomes that
+process. It ends with the one that asked, and the server with the run. Elsewhere, as under SLURM, commands run as they
+are. The server does no arithmetic, so that there are no threads and no CUDA to fork.
 """
 
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -16,13 +17,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from pkgutil import walk_packages
 from socketserver import BaseRequestHandler, ForkingMixIn, UnixStreamServer
 from tempfile import TemporaryDirectory
 
-COMMAND = [sys.executable, "-m", "thesis_lib.cli"]
+MODULES = "thesis_lib.cli", "ipykernel_launcher"  # what is run in forks
+BESIDES = "papermill", "ipykernel.kernelapp"  # what they import besides our own modules
 MOST = 2**20  # bytes of a call
+MOST_CALLS = 1000  # at once
 
 
 @contextmanager
@@ -30,8 +32,15 @@ def server(threads: int) -> Iterator[None]:
     """THESIS_WARM for the processes of a run; jobs have so many threads each."""
     with TemporaryDirectory(prefix="thesis-") as folder:
         path = f"{folder}/socket"
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        process = subprocess.Popen([sys.executable, "-m", "thesis_lib.warm", path], env=environment, stdin=-1)
+        with socket.socket(socket.AF_UNIX) as listening:  # at once: calls wait while modules are imported
+            listening.bind(path)
+            listening.listen(MOST_CALLS)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "thesis_lib.warm", str(listening.fileno())],
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+                stdin=subprocess.PIPE,
+                pass_fds=[listening.fileno()],
+            )
         os.environ["THESIS_WARM"] = path
         try:
             yield
@@ -42,16 +51,16 @@ def server(threads: int) -> Iterator[None]:
 
 
 def run(command: list[str]) -> int | None:
-    """The exit code of a command of `thesis`, run in a fork; None where there is no server, or it is another command."""
+    """The exit code of `python -m MODULE ...` run in a fork; None without a server, or for another kind of command."""
     path = os.environ.get("THESIS_WARM")
-    if not path or command[:3] != COMMAND:
+    if not path or command[:2] != [sys.executable, "-m"] or command[2] not in MODULES:
         return None
     with socket.socket(socket.AF_UNIX) as asked:
         try:
             asked.connect(path)
         except OSError:
             return None
-        call = {"arguments": command[3:], "environment": dict(os.environ), "folder": os.getcwd()}
+        call = {"command": command[2:], "environment": dict(os.environ), "folder": os.getcwd()}
         socket.send_fds(asked, [json.dumps(call).encode() + b"\n"], [0, 1, 2])
         answer = asked.recv(1)
     return answer[0] if answer else 128 + signal.SIGKILL
@@ -72,15 +81,16 @@ class _Job(BaseRequestHandler):
         sys.stdout.reconfigure(line_buffering=True)
         threading.Thread(target=self._end_with_caller, daemon=True).start()
 
-        from thesis_lib import cli
-
-        code = 1
+        module, *_ = sys.argv = call["command"]
+        sys.modules.pop(module, None)  # it becomes __main__
+        code = 0
         try:
-            code = cli.main(call["arguments"])
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:
             sys.excepthook(*sys.exc_info())
+            code = 1
         sys.stdout.flush()
         sys.stderr.flush()
         self.request.sendall(bytes([code % 256]))
@@ -91,9 +101,13 @@ class _Job(BaseRequestHandler):
 
 
 class _Server(ForkingMixIn, UnixStreamServer):
-    max_children = 1000
+    max_children = MOST_CALLS
     block_on_close = False
-    request_queue_size = 1000  # those that come while modules are imported
+
+    def __init__(self, listening: socket.socket):
+        super().__init__(listening.getsockname(), _Job, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listening
 
 
 def _end_with_run() -> None:
@@ -101,15 +115,15 @@ def _end_with_run() -> None:
     os._exit(0)
 
 
-def main(path: str) -> None:
-    """Serve at a socket until standard input ends."""
-    with _Server(path, _Job) as server:
+def main(listening: socket.socket) -> None:
+    """Answer those who connect until standard input ends."""
+    with _Server(listening) as server:
         threading.Thread(target=_end_with_run, daemon=True).start()
         import thesis_lib
-        from thesis_lib import cli  # noqa: F401  before others, since it says what jsonschema shall leave out
 
-        for module in walk_packages(thesis_lib.__path__, "thesis_lib."):
-            import_module(module.name)
+        ours = [module.name for module in walk_packages(thesis_lib.__path__, "thesis_lib.")]
+        for name in ("thesis_lib.execute", *BESIDES, *ours):  # the first says what jsonschema shall leave out
+            import_module(name)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -117,4 +131,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(socket.socket(fileno=int(sys.argv[1])))

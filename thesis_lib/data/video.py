@@ -67,7 +67,7 @@ def read_frames(path: str | Path, damaged: str = "skip") -> Iterator[tuple[int, 
     """
     if damaged not in ("skip", "repeat"):
         raise ValueError(f'damaged={damaged!r}: choose "skip" or "repeat"')
-    return _decode(path) if damaged == "skip" else _repeat_damaged(path)
+    return _decode(path, damaged == "repeat")
 
 
 def read_clip(path: str | Path, start: float, count: int, fps: float) -> np.ndarray:
@@ -241,22 +241,27 @@ def _rows_of_index(stream, positions: np.ndarray) -> dict[int, int]:
     return {}
 
 
-def _decode(path: str | Path) -> Iterator[tuple[int, np.ndarray]]:
+def _decode(path: str | Path, repeat: bool) -> Iterator[tuple[int, np.ndarray]]:
     with _open(path) as (container, stream):
-        number, _ = _number_packets(path, container, stream)
+        number, count = _number_packets(path, container, stream)
         frames = _good_frames(container, stream, number)
         if stream.codec_context.has_b_frames:
             frames = _in_display_order(frames)
-        last, converter = -1, av.video.reformatter.VideoReformatter()
+        last, converter, shown = -1, av.video.reformatter.VideoReformatter(), None
         for index, frame in frames:
             if index <= last:
                 continue  # debris that claims a place already taken
-            last = index
             # One converter, one thread: frame.to_ndarray(format="rgb24") sets up a pool of threads for every frame.
             image = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            yield index, np.ascontiguousarray(np.rot90(image, frame.rotation // 90)) if frame.rotation else image
-        if last < 0:
+            image = np.ascontiguousarray(np.rot90(image, frame.rotation // 90)) if frame.rotation else image
+            if repeat:
+                yield from ((missing, image if shown is None else shown) for missing in range(last + 1, index))
+            yield index, image
+            last, shown = index, image
+        if shown is None:
             raise ValueError(f"{path}: not one frame can be decoded")
+        if repeat:
+            yield from ((missing, shown) for missing in range(last + 1, count))
 
 
 def _good_frames(container, stream, number: Callable) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -286,15 +291,3 @@ def _in_display_order(frames: Iterator[tuple[int, av.VideoFrame]]) -> Iterator[t
             yield heapq.heappop(numbers), waiting.popleft()
     while waiting:
         yield heapq.heappop(numbers), waiting.popleft()
-
-
-def _repeat_damaged(path: str | Path) -> Iterator[tuple[int, np.ndarray]]:
-    position, last = 0, None
-    for index, frame in _decode(path):
-        while position < index:
-            yield position, frame if last is None else last
-            position += 1
-        yield index, frame
-        position, last = index + 1, frame
-    for missing in range(position, frame_count(path)):
-        yield missing, last
