@@ -22,7 +22,7 @@ from socketserver import BaseRequestHandler, ForkingMixIn, UnixStreamServer
 from tempfile import TemporaryDirectory
 
 MODULES = "thesis_lib.cli", "ipykernel_launcher"  # what is run in forks
-BESIDES = "papermill", "ipykernel.kernelapp"  # what they import besides our own modules
+BESIDES = "papermill", "ipykernel.kernelapp", "torch._dynamo"  # what they import besides our own modules
 MOST = 2**20  # bytes of a call
 MOST_CALLS = 1000  # at once
 
