@@ -47,6 +47,12 @@ def test_a_fork_says_and_ends_as_a_process_of_its_own_does(project, arguments, c
     assert (alone.returncode, said, errors) == (code, f"{alone.stdout}code {code}\n", alone.stderr)
 
 
+def test_code_that_was_edited_is_read_again(project):
+    """Keys of results hash the code as it is: they must not be given to what older code computes."""
+    edit = "open('thesis_lib/toy.py', 'a').write('# edited'); " + command("params", "04")
+    assert asking(project, edit).communicate(timeout=60)[0] == "code None\n"
+
+
 def test_a_fork_has_the_surroundings_of_the_one_that_asked(project):
     write_cli(project, "import os; print(os.path.basename(os.getcwd()), os.environ['ASKED'])")
     change = "import os; os.environ['ASKED'] = 'yes'; os.chdir('notebooks'); " + command()
@@ -64,6 +70,16 @@ def test_a_fork_ends_with_the_one_that_asked_and_the_server_too(project):
     process.kill()
     process.communicate()
     assert psutil.wait_procs(everyone, timeout=20)[1] == []
+
+
+def test_a_server_that_cannot_begin_takes_nothing(project):
+    (project.folder / "thesis_lib" / "toy.py").write_text("no python")
+    assert asking(project, command("params", "04")).communicate(timeout=60)[0] == "code None\n"
+
+
+def test_a_fork_that_is_killed_counts_as_killed(project):
+    write_cli(project, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert asking(project, command()).communicate(timeout=60)[0] == "code 137\n"
 
 
 def test_other_commands_and_no_server_are_left_to_the_caller(monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from pkgutil import walk_packages
 from socketserver import BaseRequestHandler, ForkingMixIn, UnixStreamServer
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ MODULES = "thesis_lib.cli", "ipykernel_launcher"  # what is run in forks
 BESIDES = "papermill", "ipykernel.kernelapp", "torch._dynamo"  # what they import besides our own modules
 MOST = 2**20  # bytes of a call
 MOST_CALLS = 1000  # at once
+TAKEN = b"+"  # the first byte of an answer; the second is the exit code
 
 
 @contextmanager
@@ -51,23 +53,37 @@ def server(threads: int) -> Iterator[None]:
 
 
 def run(command: list[str]) -> int | None:
-    """The exit code of `python -m MODULE ...` run in a fork; None without a server, or for another kind of command."""
+    """The exit code of `python -m MODULE ...` run in a fork.
+
+    None without a server that takes it, for another kind of command, or where code was edited since the server began.
+    """
     path = os.environ.get("THESIS_WARM")
-    if not path or command[:2] != [sys.executable, "-m"] or command[2] not in MODULES:
+    if not path or command[:2] != [sys.executable, "-m"] or command[2] not in MODULES or _edited_since(path):
         return None
     with socket.socket(socket.AF_UNIX) as asked:
+        call = {"command": command[2:], "environment": dict(os.environ), "folder": os.getcwd()}
         try:
             asked.connect(path)
+            socket.send_fds(asked, [json.dumps(call).encode() + b"\n"], [0, 1, 2])
+            if asked.recv(1) != TAKEN:
+                return None
         except OSError:
             return None
-        call = {"command": command[2:], "environment": dict(os.environ), "folder": os.getcwd()}
-        socket.send_fds(asked, [json.dumps(call).encode() + b"\n"], [0, 1, 2])
-        answer = asked.recv(1)
+        try:
+            answer = asked.recv(1)
+        except (KeyboardInterrupt, OSError) as error:
+            return 128 + (signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGKILL)
     return answer[0] if answer else 128 + signal.SIGKILL
+
+
+def _edited_since(path: str) -> bool:
+    sources = Path(__file__).parent.rglob("*.py")
+    return not os.path.exists(path) or max(file.stat().st_mtime for file in sources) >= os.stat(path).st_mtime
 
 
 class _Job(BaseRequestHandler):
     def handle(self) -> None:
+        self.server.socket.close()  # or calls would wait for a server that is gone
         text, files, *_ = socket.recv_fds(self.request, MOST, 3)
         while not text.endswith(b"\n"):
             text += self.request.recv(MOST)
@@ -75,6 +91,7 @@ class _Job(BaseRequestHandler):
             os.dup2(file, number)
             os.close(file)
         call = json.loads(text)
+        self.request.sendall(TAKEN)
         os.environ.clear()
         os.environ.update(call["environment"])
         os.chdir(call["folder"])
@@ -111,7 +128,7 @@ class _Server(ForkingMixIn, UnixStreamServer):
 
 
 def _end_with_run() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)
     os._exit(0)
 
 
