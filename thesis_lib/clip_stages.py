@@ -16,7 +16,7 @@ from thesis_lib import methods, params, runs, stages
 
 # Of fine-tuning, what notebook 07 or the caller sets for all systems alike; the rest has a parameter tuned_<name>.
 OF_ALL = "head num_epochs epochs num_videos warmup prompts seconds_rule precision seed device name".split()
-STAGES = ("weights", "clips", "vectors", "fine_tuning", "fine_tuning_splits", "frozen", "frozen_splits", "comparison")
+STAGES = "weights clips vectors fine_tuning fine_tuning_splits frozen frozen_splits comparison planted".split()
 
 
 def of(method: str, profile: str) -> SimpleNamespace:
@@ -177,6 +177,14 @@ def comparison(profile: str, method: str, changed: str) -> tuple[Path, Path]:
     epochs = dict(num_epochs=p.compared_epochs, epochs=[p.compared_epochs])
     name = f"fine-tuning {method} {changed}".strip()
     return trained, fine_tuning(profile, method, tuning.splits[0], pretrained=trained, name=name, **epochs)
+
+
+def planted(profile: str, method: str) -> Path:
+    """A prompter as that of a system, trained where it is known what a box shows."""
+    from thesis_lib import planted
+
+    p = of(method, profile)
+    return runs.cached(planted.train, profile=profile, prompter_steps=p.planted_steps, seed=p.seed, device=p.device)
 
 
 def compared_as(profile: str, method: str, changed: str) -> dict:

@@ -91,6 +91,8 @@ def systems(method: str, profile: str) -> dict[str, dict]:
         found[clips] = job(f"{method}.clips", ("corpus",))
         for number, changed in enumerate(p.compared, 1):
             found[f"{method}_changed{number}"] = job(f"{method}.comparison", made, changed=changed)
+        if hasattr(p, "planted_steps"):
+            found[f"{method}_planted"] = job(f"{method}.planted")
     if methods.has_text(method):  # which zero-shot compares with the names of classes
         found[f"{method}_embed"] = job(f"{method}.vectors", made, kind="embed")
     return found | {
