@@ -23,6 +23,7 @@ NETWORKS = {  # stage -> the networks in its key
     "seconds.extract_clips": FRAMES,
     "videomae.train": FRAMES | {"videomae"},
     "alpro.train": FRAMES | {"alpro", "videoclip"},  # whose BERT is that of videoclip
+    "planted.train": FRAMES | {"alpro", "videoclip"},
     "svitt.train": FRAMES | {"svitt", "videoclip"},
 }
 jobs_of = functools.cache(graph.jobs)  # of the profiles as they are
