@@ -1,4 +1,4 @@
-"""A process that has imported everything, and jobs as forks of it: a start costs a tenth of a second, not four.
+"""A process that has imported everything, and jobs as forks of it: a start costs less than a second, not four or five.
 
 `thesis run` starts one for the jobs of this machine and the kernels of their notebooks, and names its socket in
 THESIS_WARM. Who wants a process sends the command, its surroundings and its three standard files; the fork becomes that
