@@ -1,5 +1,5 @@
 # make report [PROFILE=mini] [JOBS=2] [OPTIONS=--no-appendices]   the report: reports/mini/report.html and report.pdf
-# make test                             ruff, all tests, the notebooks of the smoke profile
+# make test [WORKERS=2]                 ruff, all tests, the notebooks of the smoke profile
 # make lab                              JupyterLab on the notebooks
 # make clean                            forget every result; the environment stays
 # Each sets up .venv by itself. EXTRAS=gpu,dev takes faiss for GPUs. Wheels in a folder that PIP_FIND_LINKS names (torch
@@ -7,6 +7,7 @@
 
 PROFILE ?= mini
 JOBS ?= 2
+WORKERS ?= 0
 EXTRAS ?= cpu,dev
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -21,7 +22,7 @@ report: .venv/installed
 test: .venv/oracle
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
-	  -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	  -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
