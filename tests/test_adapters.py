@@ -38,9 +38,9 @@ def system(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "vocabulary", lambda p: tmp_path / "vocab.txt")
     monkeypatch.setattr(stages, "fps", lambda p: FPS)
     monkeypatch.setattr(methods, "load", lambda method, weights, vocab: Encoder())
-    monkeypatch.setattr(clip_stages, "clips", lambda profile, method: tmp_path / "clips")
-    monkeypatch.setattr(clip_stages, "weights", lambda profile, method, **changed: asked.append(changed) or tmp_path)
-    monkeypatch.setattr(clip_stages, "vectors", lambda profile, method, kind, **changed: tmp_path)
+    monkeypatch.setattr(clip_stages, "clips", lambda p, method: tmp_path / "clips")
+    monkeypatch.setattr(clip_stages, "weights", lambda p, method, **changed: asked.append(changed) or tmp_path)
+    monkeypatch.setattr(clip_stages, "vectors", lambda p, method, kind, **changed: tmp_path)
     adapters._class_texts.cache_clear()
     p = SimpleNamespace(method="alpro", profile="smoke", seed=7, prompts="readable", seconds_rule="middle")
     p.control_videos, p.window, p.stride = 5, 32, 16
@@ -83,9 +83,22 @@ def test_zero_shot_accuracy_is_over_all_test_seconds_beside_that_of_a_constant_c
     assert asked == [{"num_steps": 3}]
 
 
+def test_zero_shot_of_an_appendix_is_of_the_recipe_as_it_stands_there(system, monkeypatch):
+    one, _ = system
+    recipes = []
+    for name in ("weights", "vectors", "clips"):
+        known = getattr(clip_stages, name)
+        monkeypatch.setattr(clip_stages, name, lambda p, *a, known=known, **k: recipes.append(p) or known(p, *a, **k))
+    monkeypatch.setattr(params, "load", lambda notebook, profile: SimpleNamespace(**vars(one.p), splits=[1]))
+    (one.root / "splits/train.split1.bundle").write_text("b.txt\n")
+    recipe = SimpleNamespace(profile="smoke", num_steps=7)
+    appendix.text_accuracy(recipe, "alpro", num_steps=3)
+    assert len(recipes) >= 3 and all(p is recipe for p in recipes)
+
+
 def test_an_argument_that_the_recipe_does_not_have_is_named():
     with pytest.raises(ValueError, match="videomae has no argument 'rato': expected one of folder, howto"):
-        clip_stages.weights("smoke", "videomae", rato=0.5)
+        clip_stages.weights(SimpleNamespace(profile="smoke"), "videomae", rato=0.5)
 
 
 def test_a_system_without_texts_is_not_asked_by_names():
@@ -100,7 +113,7 @@ def test_notebook_07_finds_what_the_appendix_has_tuned(monkeypatch, tmp_path):
     monkeypatch.setattr(stages, "cached", lambda function, **inputs: tmp_path)
     monkeypatch.setattr(stages, "fps", lambda p: FPS)
     monkeypatch.setattr(runs, "cached", lambda function, **inputs: asked.append(inputs) or tmp_path)
-    clip_stages.fine_tuning("smoke", "svitt", 2, "text")
+    clip_stages.fine_tuning(SimpleNamespace(profile="smoke"), "svitt", 2, "text")
     p = params.load("07_fine_tuning", "smoke", {"method": "svitt"})
     clip_stages.tuned(p, 2, "reference", "text")
     by_appendix, by_notebook = (one for one in asked if "head" in one)

@@ -85,7 +85,7 @@ def test_a_system_is_a_model_a_recipe_and_a_line(monkeypatch):
     recipe = SimpleNamespace(train=learn, __name__="toy")
     monkeypatch.setattr(methods, "recipe", lambda name: recipe)
     monkeypatch.setitem(methods.METHODS, "toy", methods.Method("Toy", "toy", "video, text"))
-    p = clip_stages.of("toy", "smoke")
+    p = clip_stages.of("toy", SimpleNamespace(profile="smoke"))
     assert (p.num_steps, p.frames, p.seconds, p.size, p.lr, p.profile) == (7, 2, 0.5, 8, 0.1, "smoke")
     assert p.tuned_lr == inspect.signature(clip_tuning.train).parameters["lr"].default and p.compared == []
     jobs = graph.jobs("smoke")
@@ -95,7 +95,7 @@ def test_a_system_is_a_model_a_recipe_and_a_line(monkeypatch):
     monkeypatch.setattr(runs, "cached", lambda function, **inputs: asked.update(inputs) or paths.ROOT)
     monkeypatch.setattr(stages, "cached", lambda function, **inputs: paths.ROOT)
     monkeypatch.setattr(stages, "fps", lambda p: 8.0)
-    clip_stages.fine_tuning("smoke", "toy", 2, "text")
+    clip_stages.fine_tuning(p, "toy", 2, "text")
     tuned = params.load("07_fine_tuning", "smoke")
     assert (asked["head"], asked["epochs"], asked["num_epochs"]) == ("text", sorted(tuned.epochs), max(tuned.epochs))
     shared = ("warmup", "prompts", "seconds_rule", "precision", "seed", "device")

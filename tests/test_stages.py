@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,7 +127,7 @@ def test_no_key_is_made_by_two_jobs(keys):
 
 
 def test_unknown_names_are_errors_of_one_line():
-    with pytest.raises(ValueError, match=r"^no stage 'fine_tunning': expected one of corpus, .*few_labels_all$"):
+    with pytest.raises(ValueError, match=r"^no stage 'fine_tunning': expected one of corpus, .*planted$"):
         stages.run_stage("fine_tunning", "smoke")
     with pytest.raises(ValueError, match="no recipe 'best': expected one of reference, own"):
         stages.pretraining(params.load("05_pretraining", "smoke"), "best")
@@ -170,7 +171,7 @@ def test_the_network_of_frames_does_not_touch_that_of_seconds(keys):
     expected |= {name for name in jobs_of("smoke") if name.startswith(("baseline", "cropping"))}
     assert changed(keys, "02_feature_extraction", i3d_lr=0.5) == expected
     s3d = changed(keys, "02_feature_extraction", s3d_lr=0.5)
-    assert s3d == set(jobs_of("smoke")) - expected - of_frames() - {"corpus"}
+    assert s3d == set(jobs_of("smoke")) - expected - of_frames() - {"corpus", "planted"}
     assert changed(keys, "02_feature_extraction", s3d_train_fps=5.0) == s3d
 
 
@@ -186,13 +187,13 @@ def test_a_system_that_reads_frames_is_on_its_own(keys, method):
     assert {f"{method}_weights", f"{method}_fine_tuning", f"{method}_frozen"} <= found
     jobs = {name for name in of_frames() if name.startswith(tuple(f"{one}_" for one in alike))}
     compared = {name for name in jobs if name.startswith(f"{alike[0]}_changed")}
-    assert found == jobs - compared - {f"{one}_clips" for one in alike} - {"alpro_planted"}
+    assert found == jobs - compared - {f"{one}_clips" for one in alike}
     assert len(compared) == len(params.load(methods.find(method).notebook, "smoke").compared)
     assert compared == changed(keys, methods.find(method).notebook, compared_steps=98)
 
 
 def test_another_corpus_is_another_everything(keys):
-    assert changed(keys, "01_data_audit", corpus_seed=99) == set(jobs_of("smoke")) - {"alpro_planted"}
+    assert changed(keys, "01_data_audit", corpus_seed=99) == set(jobs_of("smoke")) - {"planted"}
 
 
 def test_baseline_and_cropping_have_parameters_of_their_own(keys):
@@ -360,16 +361,66 @@ def test_published_starts_enter_the_key_by_their_content(method, notebook, monke
     bert.mkdir()
     (bert / "model.safetensors").write_bytes(b"weights")
     vit.write_bytes(b"weights")
-    found = [clip_stages.weights("smoke", method)]
+    found = [clip_stages.weights(SimpleNamespace(profile="smoke"), method)]
     given |= {"vision_path": str(vit), "bert_root": str(bert)}
     for changed in (None, vit, bert / "model.safetensors"):
         if changed:
             changed.write_bytes(b"other weights")
             runs._outside.cache_clear()
-        found.append(clip_stages.weights("smoke", method))
+        found.append(clip_stages.weights(SimpleNamespace(profile="smoke"), method))
     assert len(set(found)) == 4, "without, with, and with either of them changed"
     plain = json.loads(found[0])
     assert (plain["vision"], plain["bert"]) == ("", "")
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """What stages ask `cached` for, in order; nothing is computed, an answer is a folder named after its inputs."""
+    found = []
+
+    def cached(function, *, profile, also=(), **inputs):
+        found.append((function.__name__, inputs))
+        folder = tmp_path / str([str(one) for one in found].index(str(found[-1])))
+        (folder / "50salads/splits").mkdir(parents=True, exist_ok=True)
+        return folder
+
+    monkeypatch.setattr(stages, "cached", cached)
+    monkeypatch.setattr(runs, "cached", cached)
+    return found
+
+
+@pytest.mark.parametrize("method", methods.there())
+def test_what_is_overridden_in_a_notebook_reaches_its_stages(method, asked):
+    """As by `papermill -p`, or by hand in JupyterLab: the profile says something else."""
+    notebook = methods.find(method).notebook
+    changes = {"num_steps": "7", "compared_steps": "5", "compared_epochs": "3", "tuned_lr": "0.125"}
+    p = params.load(notebook, "smoke", changes)
+    clip_stages.weights(p, method), clip_stages.vectors(p, method, "features"), clip_stages.frozen_splits(p, method)
+    trained = [inputs for function, inputs in asked if function == "train" and "howto" in inputs]
+    assert trained and {inputs["num_steps"] for inputs in trained} == {7}
+    asked.clear()
+    clip_stages.comparison(p, method, "")
+    trained = [inputs["num_steps"] for function, inputs in asked if function == "train" and "howto" in inputs]
+    assert 5 in trained and set(trained) == {5, 7}
+    (tuned,) = (inputs for function, inputs in asked if function == "train" and "pretrained" in inputs)
+    assert (tuned["num_epochs"], tuned["epochs"], tuned["lr"]) == (3, [3], 0.125)
+
+
+def test_what_is_overridden_in_notebook_07_reaches_the_system_it_shows(asked):
+    p = params.load("07_fine_tuning", "smoke", {"method": "svitt", "epochs": "[1, 9]", "prompts": "raw"})
+    clip_stages.fine_tuning_splits(p, "svitt"), stages.fine_tuning(p, 2, "reference", "classifier")
+    tuned = [inputs for function, inputs in asked if function == "train" and "pretrained" in inputs]
+    assert len(tuned) == len(p.splits) + 1
+    assert all((one["epochs"], one["num_epochs"], one["prompts"]) == ([1, 9], 9, "raw") for one in tuned)
+
+
+def test_a_record_is_that_of_one_notebook_alone():
+    """`params.of` tells by the names."""
+    with_stages = {*stages.NOTEBOOK.values(), *(methods.find(method).notebook for method in methods.there())}
+    assert len({frozenset(params.declared(notebook)) for notebook in with_stages}) == len(with_stages)
+    p = params.load("A2_alpro", "smoke", {"planted_steps": "9"})
+    assert params.of("A2_alpro", p) is p and stages.of("planted", p) is p
+    assert params.of("A3_svitt", p) == params.load("A3_svitt", "smoke")
 
 
 def test_a_system_is_pretrained_by_as_many_processes_as_asked(monkeypatch):

@@ -72,6 +72,41 @@ def test_a_fork_ends_with_the_one_that_asked_and_the_server_too(project):
     assert psutil.wait_procs(everyone, timeout=20)[1] == []
 
 
+KERNEL = """
+    from thesis_lib.kernels import Manager
+    import asyncio, os, psutil
+    async def ask():
+        manager = Manager(kernel_name="python3")
+        await manager.start_kernel(extra_arguments=["--log-level=ERROR"])
+        client = manager.client()
+        client.start_channels()
+        await client.wait_for_ready(timeout=60)
+        print(*(one.pid for one in psutil.Process().children(recursive=True)), flush=True)
+        if os.environ.get("DIES"):
+            os._exit(0)
+        await manager.shutdown_kernel()
+    asyncio.run(ask())
+"""
+
+
+def test_a_kernel_is_a_fork_and_prints_nothing_of_its_own(project):
+    process = asking(project, KERNEL.strip())
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and errors == ""
+    assert len(said.split()) == 3, "a server, a fork of it, and who waits for the fork"
+
+
+def test_a_kernel_ends_with_the_one_that_asked(project):
+    process = asking(project, KERNEL.strip(), DIES="1")
+    everyone = [int(word) for word in process.stdout.readline().split()]
+    assert len(everyone) == 3
+    end = time.time() + 20
+    while any(map(psutil.pid_exists, everyone)) and time.time() < end:
+        time.sleep(0.1)
+    assert not [pid for pid in everyone if psutil.pid_exists(pid)]
+    process.communicate()
+
+
 def test_a_server_that_cannot_begin_takes_nothing(project):
     (project.folder / "thesis_lib" / "toy.py").write_text("no python")
     assert asking(project, command("params", "04")).communicate(timeout=60)[0] == "code None\n"

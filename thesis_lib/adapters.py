@@ -19,11 +19,14 @@ from thesis_lib.training import clip_tuning, videoclip
 Predictions = tuple[list[str], list[np.ndarray], list[np.ndarray], list[np.ndarray]]
 
 
-def of(p: SimpleNamespace) -> "VideoCLIP | FrameSystem":
-    """The method that the parameters of a notebook name. Raises ValueError for one that knows no texts."""
+def of(p: SimpleNamespace, recipe: SimpleNamespace | None = None) -> "VideoCLIP | FrameSystem":
+    """The method that the parameters of notebook 06 or 07 name; recipe: those of its appendix, where they are at hand.
+
+    Raises ValueError for one that knows no texts.
+    """
     if not methods.has_text(p.method):
         raise ValueError(f"method: '{p.method}' has no text tower, so zero-shot cannot be asked of it: choose another")
-    return VideoCLIP(p) if p.method == methods.VIDEOCLIP else FrameSystem(p)
+    return VideoCLIP(p) if p.method == methods.VIDEOCLIP else FrameSystem(p, recipe)
 
 
 class VideoCLIP:
@@ -69,17 +72,18 @@ class VideoCLIP:
 class FrameSystem:
     """A clip a second, decided by itself; windows and strides mean nothing to it."""
 
-    def __init__(self, p: SimpleNamespace):
+    def __init__(self, p: SimpleNamespace, recipe: SimpleNamespace | None = None):
         self.p, self.method, self.title = p, p.method, methods.find(p.method).title
+        self.recipe = recipe or p  # whose parameters its stages take
         self.root, self.vocab, self.fps = stages.salads(p), stages.vocabulary(p), stages.fps(p)
 
     def weights(self, name: str) -> Path:
         """The file or folder of "reference" or "own"."""
-        return clip_stages.weights(self.p.profile, self.method, **clip_stages.start_of(self.p, name))
+        return clip_stages.weights(self.recipe, self.method, **clip_stages.start_of(self.p, name))
 
     def features(self) -> Path:
         """What the salads look like to it before any text: <video>.npy, a vector a second."""
-        return clip_stages.vectors(self.p.profile, self.method, "features")
+        return clip_stages.vectors(self.recipe, self.method, "features")
 
     def predict(self, name: str, split: int, **changed) -> Predictions:
         """(names, predictions [S], targets [S], scores [S, C]); changed: prompts or seconds_rule."""
@@ -102,14 +106,14 @@ class FrameSystem:
     def predict_by(self, changed: dict, split: int, *, prompts: str = "", seconds_rule: str = "", **_) -> Predictions:
         """`predict` by weights whose recipe had some arguments changed."""
         vectors, videos = self._videos(changed, split, seconds_rule or self.p.seconds_rule)
-        weights = clip_stages.weights(self.p.profile, self.method, **changed)
+        weights = clip_stages.weights(self.recipe, self.method, **changed)
         scores = [one @ self._texts(weights, prompts or self.p.prompts).T for one in vectors]
         return [v.name for v in videos], [s.argmax(1) for s in scores], [v.labels for v in videos], scores
 
     def _videos(self, changed: dict, split: int, rule: str) -> tuple[list[np.ndarray], list[clip_tuning.Video]]:
         """The vectors [S, H] of each test video, and the videos."""
-        folder = clip_stages.vectors(self.p.profile, self.method, "embed", **changed)
-        clips = clip_stages.clips(self.p.profile, self.method)
+        folder = clip_stages.vectors(self.recipe, self.method, "embed", **changed)
+        clips = clip_stages.clips(self.recipe, self.method)
         videos = clip_tuning.read_videos(clips, self.root, split, "test", self.fps, rule)
         return [np.load(folder / f"{video.name}.npy")[: len(video.labels)] for video in videos], videos
 

@@ -6,18 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from thesis_lib import (
-    adapters,
-    clip_stages,
-    methods,
-    params,
-    probes,
-    protocol,
-    seconds,
-    shuffling,
-    stages,
-    systems,
-)
+from thesis_lib import adapters, clip_stages, methods, probes, protocol, seconds, shuffling, stages, systems
 from thesis_lib.training.predictions import load_predictions
 
 
@@ -25,24 +14,22 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
     """Add to the report all that the summary says of a system: scores on both grids, costs, order sensitivity."""
     about, root, fps = methods.find(method), stages.salads(p), stages.fps(p)
     rows = dict(root=root, fps=fps, weights="own")
-    zero, tuned, base = (
-        params.load(stages.NOTEBOOK[name], p.profile) for name in ("control", "fine_tuning", "baseline")
-    )
-    weights, vocab = clip_stages.weights(p.profile, method), stages.vocabulary(p)
+    zero, tuned, base = (stages.of(name, p) for name in ("control", "fine_tuning", "baseline"))
+    weights, vocab = clip_stages.weights(p, method), stages.vocabulary(p)
     encoder = methods.load(method, weights, vocab)
     if methods.has_text(method):
-        system = adapters.of(SimpleNamespace(**vars(zero) | {"method": method}))
+        system = adapters.of(SimpleNamespace(**vars(zero) | {"method": method}), p)
         for split in zero.splits:
             videos, predictions, targets, _ = system.predict("reference", split)
             row = dict(method=systems.row_name(about.title, systems.ZERO), split=split, epoch=None)
             protocol.add_both_grids(report, videos, predictions, targets, **row, **rows)
     stated = list(enumerate(systems.stated(tuned.epochs)))
-    for split, folder in zip(tuned.splits, clip_stages.fine_tuning_splits(p.profile, method), strict=True):
+    for split, folder in zip(tuned.splits, clip_stages.fine_tuning_splits(p, method), strict=True):
         for which, (kind, epoch) in stated:
             videos, predictions, targets = load_predictions(folder, which)
             row = dict(method=systems.row_name(about.title, kind), split=split, epoch=epoch)
             protocol.add_both_grids(report, videos, predictions, targets, **row, **rows)
-    for split, folder in zip(base.splits, clip_stages.frozen_splits(p.profile, method), strict=True):
+    for split, folder in zip(base.splits, clip_stages.frozen_splits(p, method), strict=True):
         _, predictions, targets = load_predictions(folder)
         row = dict(method=systems.row_name(about.title, systems.FROZEN), split=split, epoch=base.num_epochs)
         protocol.add_scores(report, predictions, targets, protocol=protocol.FRAMES, weights="own", **row)
@@ -59,8 +46,8 @@ def text_accuracy(p: SimpleNamespace, method: str, **changed) -> tuple[float, fl
 
     changed: arguments of its recipe that are other than the system's own.
     """
-    zero, right = params.load(stages.NOTEBOOK["control"], p.profile), []
-    system = adapters.of(SimpleNamespace(**vars(zero) | {"method": method}))
+    zero, right = stages.of("control", p), []
+    system = adapters.of(SimpleNamespace(**vars(zero) | {"method": method}), p)
     for split in zero.splits:
         constant = probes.constant_class(system.root, split)
         _, predictions, targets, _ = system.predict_by(changed, split)
@@ -72,7 +59,7 @@ def text_accuracy(p: SimpleNamespace, method: str, **changed) -> tuple[float, fl
 
 def salad_clips(p: SimpleNamespace, method: str, count: int = 2) -> list[np.ndarray]:
     """The clips [S, T, 3, H, W] uint8 of the first videos of the salads, memory-mapped."""
-    files = sorted(clip_stages.clips(p.profile, method).glob("*.npy"))[:count]
+    files = sorted(clip_stages.clips(p, method).glob("*.npy"))[:count]
     return [np.load(file, mmap_mode="r") for file in files]
 
 

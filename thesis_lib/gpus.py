@@ -3,7 +3,7 @@
 `thesis run --gpus N` names N of them in THESIS_GPUS, and Snakemake starts no more jobs than they suffice for; this
 module says which job gets which, in CUDA_VISIBLE_DEVICES. A GPU is taken by the lock of a file, which goes with the
 process however it ends and holds against other runs of the same user. Without THESIS_GPUS, as under SLURM, which does
-the same by itself, the command is only run.
+the same by itself, the command is only run: as a fork where `warm` has a server for it, else in place of this process.
 """
 
 import fcntl

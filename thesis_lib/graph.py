@@ -76,6 +76,8 @@ def jobs(profile: str) -> dict[str, dict]:
         found[f"few_labels_{head}"] = job("few_labels_all", pretrained, head=head)
     for name in methods.there():
         found |= systems(name, profile)
+    if "alpro" in methods.there():
+        found["planted"] = job("planted")
     return found
 
 
@@ -85,14 +87,12 @@ def systems(method: str, profile: str) -> dict[str, dict]:
     first = methods.of_notebook(notebook)[0] if notebook else method
     clips = f"{first}_clips"  # systems of one notebook see the same clips
     made, found = (f"{method}_weights", clips), {}
-    p = clip_stages.of(method, profile)
+    p = clip_stages.of(method, SimpleNamespace(profile=profile))
     processes = getattr(p, "processes", 1)
     if method == first:
         found[clips] = job(f"{method}.clips", ("corpus",))
         for number, changed in enumerate(p.compared, 1):
             found[f"{method}_changed{number}"] = job(f"{method}.comparison", made, changed=changed)
-        if hasattr(p, "planted_steps"):
-            found[f"{method}_planted"] = job(f"{method}.planted")
     if methods.has_text(method):  # which zero-shot compares with the names of classes
         found[f"{method}_embed"] = job(f"{method}.vectors", made, kind="embed")
     return found | {

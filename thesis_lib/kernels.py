@@ -1,5 +1,6 @@
 """Kernels that start as jobs do: as forks of a process that has imported everything, where there is one (`warm`)."""
 
+import os
 import sys
 
 from jupyter_client import AsyncKernelManager
@@ -7,4 +8,7 @@ from jupyter_client import AsyncKernelManager
 
 class Manager(AsyncKernelManager):
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
-        return [sys.executable, "-m", "thesis_lib.gpus", "0", *super().format_kernel_cmd(extra_arguments)]
+        command = super().format_kernel_cmd(extra_arguments)
+        # a fork has imported ipykernel before this is in its surroundings, where ipykernel looks for it
+        parent = f"--IPKernelApp.parent_handle={os.getpid()}"
+        return [sys.executable, "-m", "thesis_lib.gpus", "0", *command, parent]

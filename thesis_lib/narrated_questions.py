@@ -10,6 +10,7 @@ from torch import nn
 from thesis_lib import metrics, seconds
 from thesis_lib.data.egoclip import KITCHEN, Question, Taxonomy, draw_questions
 from thesis_lib.training.films import around
+from thesis_lib.training.loop import choose_device
 from thesis_lib.training.narrated_clips import NarratedClips
 
 AT_ONCE = 256  # clips in memory, as bytes
@@ -24,21 +25,22 @@ def draw(corpus: NarratedClips, count: int, rng: np.random.Generator) -> list[Qu
 
 @torch.inference_mode()
 def similarities(
-    encoder: nn.Module, corpus: NarratedClips, questions: Sequence[Question], device: torch.device | str = "cpu"
+    encoder: nn.Module, corpus: NarratedClips, questions: Sequence[Question], device: str = "auto"
 ) -> np.ndarray:
     """[Q, 5] cosines of each question's text and clips, a clip around the middle of what is said of it.
 
     A clip that cannot be read is like nothing: -1. The encoder is moved to the device.
     """
-    encoder.to(device)
+    place = choose_device(device)
+    encoder.to(place)
     chosen, vectors = list(dict.fromkeys(clip for question in questions for clip in question.choices)), {}
     for start in range(0, len(chosen), AT_ONCE):
         some = chosen[start : start + AT_ONCE]
         clips = [around(corpus.films[c[0]], (c[1] + c[2]) / 2, corpus.frames, corpus.seconds) for c in some]
-        readable = [place for place, clip in enumerate(clips) if clip is not None]
+        readable = {clip: frames.numpy() for clip, frames in zip(some, clips, strict=True) if frames is not None}
         if readable:
-            found = seconds.encode(encoder.embed, np.stack([clips[place].numpy() for place in readable]), device=device)
-            vectors |= zip((some[place] for place in readable), found, strict=True)
+            found = seconds.encode(encoder.embed, np.stack([*readable.values()]), device=place)
+            vectors |= zip(readable, found, strict=True)
     texts = encoder.embed_texts([question.query for question in questions]).cpu().numpy()
     return np.array(
         [[text @ vectors[clip] if clip in vectors else -1.0 for clip in question.choices]

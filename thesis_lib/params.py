@@ -87,6 +87,14 @@ def load(notebook: str, profile: str, overrides: dict | None = None) -> SimpleNa
     return SimpleNamespace(**_resolve(values, origin))
 
 
+def of(notebook: str, p: SimpleNamespace) -> SimpleNamespace:
+    """The record of a notebook: `p`, with all that was overridden, where it is that; else the one of its profile.
+
+    Each notebook declares names that no other has together, so the names tell whose record it is.
+    """
+    return p if vars(p).keys() == declared(notebook).keys() else load(notebook, p.profile)
+
+
 def layered(notebook: str, profile: str, overrides: dict | None = None) -> tuple[dict, dict]:
     """Values by name, types checked but files not yet looked for, and by name the file that set each value."""
     own, folder = declared(notebook), paths.PARAMS / profile

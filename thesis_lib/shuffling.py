@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from thesis_lib import clip_stages, extraction, methods, order, params, seconds, segmentation, stages
+from thesis_lib import clip_stages, extraction, methods, order, seconds, segmentation, stages
 from thesis_lib.data import salads, video
 from thesis_lib.models.asformer import ASFormer
 from thesis_lib.models.official import load_official
@@ -105,9 +105,9 @@ def within_seconds(count: int, rate: float, rng: np.random.Generator) -> np.ndar
 def tuned(p: SimpleNamespace, method: str, split: int) -> tuple[clip_tuning.Tuned, Callable[[nn.Module], float]]:
     """The fine-tuned system of a split, and the accuracy on its test seconds of any model of the same clips."""
     vocab, device = stages.vocabulary(p), choose_device(p.device)
-    folder, weights = clip_stages.fine_tuning(p.profile, method, split), clip_stages.weights(p.profile, method)
-    rule = params.load(stages.NOTEBOOK["fine_tuning"], p.profile).seconds_rule
-    clips = clip_stages.clips(p.profile, method)
+    folder, weights = clip_stages.fine_tuning(p, method, split), clip_stages.weights(p, method)
+    rule = stages.of("fine_tuning", p).seconds_rule
+    clips = clip_stages.clips(p, method)
     videos = clip_tuning.read_videos(clips, stages.salads(p), split, "test", stages.fps(p), rule)
     targets = np.concatenate([video.labels for video in videos])
 
@@ -121,8 +121,8 @@ def tuned(p: SimpleNamespace, method: str, split: int) -> tuple[clip_tuning.Tune
 
 def shuffled_accuracies(p: SimpleNamespace, split: int) -> pd.DataFrame:
     """Of ASFormer, VideoCLIP and all of `methods.there`: columns method, frames ("in order", "shuffled"), accuracy."""
-    found = {"ASFormer": of_asformer(params.load(stages.NOTEBOOK["baseline"], p.profile), split)}
-    found["VideoCLIP"] = of_videoclip(params.load(stages.NOTEBOOK["fine_tuning"], p.profile), split)
+    found = {"ASFormer": of_asformer(stages.of("baseline", p), split)}
+    found["VideoCLIP"] = of_videoclip(stages.of("fine_tuning", p), split)
     found |= {methods.find(name).title: of_frames(p, name, split) for name in methods.there()}
     kinds = ("in order", "shuffled")
     rows = [(title, *row) for title, values in found.items() for row in zip(kinds, values, strict=True)]
@@ -136,7 +136,7 @@ def order_probes(p: SimpleNamespace, others: dict[str, Callable], count: int = 2
     shuffled, sensitivity.
     """
     vocab, device, rows = stages.vocabulary(p), choose_device(p.device), []
-    weights = {name: clip_stages.weights(p.profile, name) for name in methods.there()}
+    weights = {name: clip_stages.weights(p, name) for name in methods.there()}
     encoders = {methods.find(name).title: methods.load(name, path, vocab) for name, path in weights.items()}
     for title, encoder in (encoders | others).items():
         about = encoder.to(device) if title in encoders else list(encoders.values())[-1]

@@ -33,6 +33,7 @@ NOTEBOOK = {  # stage -> the notebook whose parameters it takes
     "frozen_splits": "07_fine_tuning",
     "few_labels": "07_fine_tuning",
     "few_labels_all": "07_fine_tuning",
+    "planted": "A2_alpro",
 }
 
 
@@ -47,15 +48,15 @@ def run_stage(stage: str, profile: str, **arguments) -> Path:
 
         if function not in clip_stages.STAGES:
             raise ValueError(f"no stage '{stage}': expected {method}. and one of {', '.join(clip_stages.STAGES)}")
-        return getattr(clip_stages, function)(profile, method, **arguments)
+        return getattr(clip_stages, function)(SimpleNamespace(profile=profile), method, **arguments)
     if stage not in NOTEBOOK:
         raise ValueError(f"no stage '{stage}': expected one of {', '.join(NOTEBOOK)}")
     return globals()[stage](params.load(NOTEBOOK[stage], profile), **arguments)
 
 
 def of(stage: str, p: SimpleNamespace) -> SimpleNamespace:
-    """The parameters of the notebook that a stage belongs to, in the profile of `p`."""
-    return params.load(NOTEBOOK[stage], p.profile)
+    """The parameters of the notebook that a stage belongs to: `p` if they are that, else those of its profile."""
+    return params.of(NOTEBOOK[stage], p)
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ def weights(p: SimpleNamespace, name: str) -> Path:
         return pretraining(p, name)
     from thesis_lib import clip_stages
 
-    return clip_stages.weights(p.profile, p.method, **clip_stages.start_of(p, name))
+    return clip_stages.weights(p, p.method, **clip_stages.start_of(p, name))
 
 
 def compared(p: SimpleNamespace, seed: int) -> list[Path]:
@@ -484,3 +485,10 @@ def few_labels_runs(p: SimpleNamespace, head: str) -> list[dict]:
 def few_labels_all(p: SimpleNamespace, head: str) -> list[Path]:
     """All runs of `few_labels_runs`."""
     return [few_labels(p, **run) for run in few_labels_runs(p, head)]
+
+
+def planted(p: SimpleNamespace) -> Path:
+    """A prompter as that of ALPRO, trained where it is known what a box shows."""
+    from thesis_lib import planted
+
+    return cached(planted.train, profile=p.profile, prompter_steps=p.planted_steps, seed=p.seed, device=p.device)

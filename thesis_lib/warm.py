@@ -2,13 +2,14 @@
 
 `thesis run` starts one for the jobs of this machine and the kernels of their notebooks, and names its socket in
 THESIS_WARM. Who wants a process sends the command, its surroundings and its three standard files; the fork becomes that
-process. It ends with the one that asked, and the server with the run. Elsewhere, as under SLURM, commands run as they
-are. The server does no arithmetic, so that there are no threads and no CUDA to fork.
+process. It ends with the one that asked or its parent, and the server with the run. Elsewhere, as under SLURM, commands
+run as they are. The server does no arithmetic, so that there are no threads and no CUDA to fork.
 """
 
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ MODULES = "thesis_lib.cli", "ipykernel_launcher"  # what is run in forks
 BESIDES = "papermill", "ipykernel.kernelapp", "torch._dynamo"  # what they import besides our own modules
 MOST = 2**20  # bytes of a call
 MOST_CALLS = 1000  # at once
+WAIT = 1.0  # seconds between two looks whether who asked is still there
 TAKEN = b"+"  # the first byte of an answer; the second is the exit code
 
 
@@ -69,7 +71,11 @@ def run(command: list[str]) -> int | None:
                 return None
         except OSError:
             return None
+        parent = os.getppid()
         try:
+            while not select.select([asked], [], [], WAIT)[0]:
+                if os.getppid() != parent:  # nobody waits for the answer; without a caller the fork ends too
+                    return 128 + signal.SIGTERM
             answer = asked.recv(1)
         except (KeyboardInterrupt, OSError) as error:
             return 128 + (signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGKILL)

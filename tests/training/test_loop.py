@@ -255,7 +255,7 @@ def test_cosine_decay_ends_where_it_is_told_to():
     def torchs(optimizer):
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=11, eta_min=0.02)
 
-    found = rates(loop.cosine_decay, num_steps=11, last=0.01)
+    found = rates(loop.cosine_decay, num_steps=11, last_lr=0.02)
     assert found == pytest.approx(rates(torchs)) and found[-1] == pytest.approx(0.02)
 
 

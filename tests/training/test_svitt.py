@@ -178,9 +178,10 @@ def test_an_official_file_is_an_encoder_too(trained, corpus, tmp_path):
 def test_stages_of_more_frames_go_on_from_the_weights_before(corpus, tmp_path):
     """The second stage begins where the first ends: one step moves a weight by about the learning rate."""
     stages = dict(stage_frames=[2, 4], stage_keep=[0.7, 0.6], num_steps=1)
-    folder = train(tmp_path / "two", corpus, **stages, lr=0.003, warmup=0)
+    folder = train(tmp_path / "two", corpus, **stages, lr=0.003, last_lr=3e-5, warmup=0)
     history = pd.read_csv(folder / "history.csv")
     assert history["stage"].tolist() == [1, 2] and history["frames"].tolist() == [2, 4]
+    assert history["lr"].tolist() == pytest.approx([3e-5, 3e-5]), "each stage falls to last_lr"
     encoder = svitt.load(folder, corpus["vocab"])
     assert encoder.frames == 4 and encoder.model.config.keep_rate == 0.6
     first = torch.load(folder / "stage-1/weights.pt", weights_only=True)

@@ -68,6 +68,11 @@ def test_hidden_cubes_become_known(trained):
     assert len(loss) == 4 and loss.iloc[-1] < 0.5 < loss[0], loss.tolist()
 
 
+def test_the_rate_ends_where_it_is_told_to(howto, tmp_path):
+    history = pd.read_csv(train(tmp_path / "run", howto, num_steps=2, warmup=0, last_lr=2e-4) / "history.csv")
+    assert history["lr"].iloc[-1] == pytest.approx(2e-4, rel=1e-9)
+
+
 def test_a_killed_run_goes_on_with_the_same_result(howto, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "STEPS_PER_EPOCH", 2)
     settings = dict(num_steps=5, batch_size=4, accumulate=2)

@@ -50,8 +50,10 @@ def polynomial_decay(optimizer, num_steps: int, warmup: int = 0) -> LambdaLR:
     return LambdaLR(optimizer, factor)
 
 
-def cosine_decay(optimizer, num_steps: int, warmup: int = 0, last: float = 0.0) -> LambdaLR:
-    """Linear warm-up over `warmup` optimizer steps, then half a cosine to the share `last` at `num_steps`."""
+def cosine_decay(optimizer, num_steps: int, warmup: int = 0, last_lr: float = 0.0) -> LambdaLR:
+    """Linear warm-up over `warmup` optimizer steps, then half a cosine to the rate `last_lr` at `num_steps`."""
+    first_lr = optimizer.defaults["lr"]
+    last = last_lr / first_lr if first_lr else 0.0
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -230,7 +230,7 @@ def train(
             stage,
             model=model,
             optimizer=optimizer,
-            scheduler=cosine_decay(optimizer, num_steps, warmup, last_lr / lr if lr else 0.0),
+            scheduler=cosine_decay(optimizer, num_steps, warmup, last_lr),
             batches=batches,
             load=load,
             loss=loss,
