@@ -23,6 +23,7 @@ THESIS = f"{sys.executable} -m thesis_lib.cli"
 ON_GPU = int(params.layered(NOTEBOOKS[0], PROFILE)[0].get("device") != "cpu")  # what a job asks SLURM for
 THREADS = config.get("threads", 1)  # Snakemake hands them to OpenMP and asks SLURM for as many CPUs
 TORCHRUN = f"env OMP_NUM_THREADS={THREADS} {sys.executable} -m torch.distributed.run --standalone --nproc_per_node="
+FIRST = rules.first(NOTEBOOKS, JOBS)
 CODE = "jobs/code.done"  # as new as the newest source: a file for all, or Snakemake looks at each for each job
 
 
@@ -60,6 +61,7 @@ for job, about in JOBS.items():
         output: touch(f"jobs/{job}.done")
         resources: **{"mem_mb": 6000, "runtime": 720, "gpu": processes * ON_GPU, "nodes": 1} | about.get("resources", {})
         threads: THREADS * processes
+        priority: int(job in FIRST)
         params:  # the shell line is read after the loop, when `job` is another
             job=job, thesis=THESIS if processes == 1 else f"{TORCHRUN}{processes} -m thesis_lib.cli"
         shell: "{GPUS} {resources.gpu} {params.thesis} stage {params.job} --profile {PROFILE}"

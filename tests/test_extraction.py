@@ -154,6 +154,19 @@ def test_s3d_gives_a_vector_a_second_and_fills_the_last_with_black(video):
         extraction.s3d_features(Probe(), video, output="mixed_4f")
 
 
+def test_a_model_is_moved_once_for_all_videos(video, monkeypatch):
+    model, moves = I3DR50(stem_dim=8).double(), []
+    move = nn.Module.to
+    monkeypatch.setattr(nn.Module, "to", lambda self, *a, **k: moves.append(self is model) or move(self, *a, **k))
+    for device in ("cpu", "cpu", torch.device("cpu"), "meta", "meta"):
+        extraction._put(model, device)
+    assert moves == [True, True] and not model.training
+    weights = [weight for weight in model.parameters() if weight.ndim == 5]
+    assert weights and all(weight.is_contiguous(memory_format=torch.channels_last_3d) for weight in weights)
+    extraction._put(model.train(), "meta")
+    assert not model.training
+
+
 def test_s3d_keeps_seconds_through_damage(video):
     whole = extraction.s3d_features(Probe(), video, frames_per_clip=8)
     break_chunk(video, 17, 18)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from thesis_lib import clip_stages, graph, methods, params, paths, runs, stages
+from thesis_lib import clip_stages, graph, methods, params, paths, rules, runs, stages
 
 PROFILES = ("smoke", "mini")
 FRAMES = {"i3d", "s3d"}  # what turns frames into features is one module for both
@@ -90,6 +90,19 @@ def test_every_need_is_a_job_and_comes_first(profile):
         ready = [name for name in left if set(jobs[name]["needs"]) <= done]
         assert ready, f"a circle among {left}"
         done.update(ready)
+
+
+@pytest.mark.parametrize("known", [params.notebooks(), rules.notebooks(appendices=False)])
+def test_the_longest_wait_begins_first(known):
+    """Or a notebook that waits for nearly all jobs would run alone at the end."""
+    jobs = jobs_of("mini")
+    found = rules.first(known, jobs)
+    waits = {name: len(rules.stages(name, jobs)) for name in known if name != rules.SUMMARY}
+    hungriest = max(waits, key=waits.get)
+    assert hungriest == ("A3_svitt" if "A3_svitt" in known else "07_fine_tuning")
+    assert set(rules.stages(hungriest, jobs)) <= set(found) < set(jobs) and len(set(found)) == len(found)
+    assert all(set(jobs[name]["needs"]) <= set(found) for name in found), "what waits for others would wait anyway"
+    assert "control_true_0" not in found
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -50,6 +50,17 @@ def stages(notebook: str, jobs: dict[str, dict]) -> list[str]:
     return [name for name, job in jobs.items() if job["notebook"] in asked]
 
 
+def first(known: list[str], jobs: dict[str, dict]) -> list[str]:
+    """The jobs that go before others: those of the notebook that waits for most, which else would run alone at the end.
+
+    What these jobs need is among them.
+    """
+    found = max((stages(notebook, jobs) for notebook in known if notebook != SUMMARY), key=len)
+    for name in found:
+        found += [need for need in jobs[name]["needs"] if need not in found]
+    return found
+
+
 def needs(notebook: str, known: list[str] | None = None) -> list[str]:
     """The notebooks that come before one, of those `known`: all unless given."""
     known = notebooks() if known is None else known
