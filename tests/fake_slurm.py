@@ -19,7 +19,7 @@ HERE = Path(os.environ.get("FAKE_SLURM", "."))
 
 def sbatch(arguments: list[str]) -> None:
     number = len(list(HERE.glob("*.state"))) + 1
-    (HERE / f"{number}.state").write_text("RUNNING")
+    say(number, "RUNNING")
     (wrapped,) = [argument.removeprefix("--wrap=") for argument in arguments if argument.startswith("--wrap=")]
     gpus = next((int(text.partition("=")[2]) for text in arguments if text.startswith("--gpus=")), 0)
     rule = arguments[arguments.index("--comment") + 1]
@@ -41,12 +41,19 @@ def job(arguments: list[str]) -> None:
         lost.touch()
         while process.poll() is None and not list(Path("/").glob(os.environ["FAKE_SLURM_WHEN"].lstrip("/"))):
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         state = "NODE_FAIL"
     else:
         state = "FAILED" if process.wait() else "COMPLETED"
-    (HERE / f"{number}.state").write_text(state)
+    say(number, state)
+
+
+def say(number: int | str, state: str) -> None:
+    """The state of a job, as a whole: sacct reads at any time."""
+    (HERE / f"{number}.new").write_text(state)
+    (HERE / f"{number}.new").rename(HERE / f"{number}.state")
 
 
 def main() -> None:

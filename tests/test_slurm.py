@@ -48,7 +48,7 @@ def test_every_job_is_submitted_with_what_it_needs_and_a_lost_one_goes_on(projec
     about = {2: {"processes": 2, "resources": {"mem_mb": 16000, "runtime": 90}}}
     project.change("stages", "PROCESSES = {}", f"PROCESSES = {about}")
     project.add("training/__init__", "training/distributed")
-    environment |= {"TOY_DIARY": str(diary), "TOY_STEP": "0.5", "FAKE_SLURM_LOSES": "rule_stage_train_1"}
+    environment |= {"TOY_DIARY": str(diary), "TOY_STEP": "1", "FAKE_SLURM_LOSES": "rule_stage_train_1"}
     environment |= {"FAKE_SLURM_WHEN": f"{project.folder}/runs/mini/toy.train/*.partial/log.txt"}
     options = ["--jobs", "4", "--threads", "3", "--snakemake", f"{OPTIONS} --retries 1"]
     code, output = project.thesis("run", "train_1", "train_2", *options, **environment)

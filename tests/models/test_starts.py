@@ -143,7 +143,7 @@ def test_wrong_image_models_are_one_line(tmp_path):
         return refuses(start_timesformer, timesformer(), save(tmp_path / name, weights))
 
     weights = vit_weights()
-    assert "vit.pth: lacks norm.bias: expected a ViT" in said({k: x for k, x in weights.items() if k != "norm.bias"})
+    assert "vit.pth: not a complete vit: lacks norm.bias: expected a ViT" in said({k: x for k, x in weights.items() if k != "norm.bias"})
     assert "no place for blocks.2.attn.qkv.weight" in said(vit_weights(layers=3))
     larger = said(weights | {"norm.weight": torch.zeros(24)})
     assert "norm.weight is [24] where the model has [16]: set the sizes of the file" in larger

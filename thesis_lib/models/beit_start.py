@@ -5,9 +5,9 @@ microsoft/beit-base-patch16-224-pt22k-ft22k: JerryYLi/svitt models/model_retriev
 
 from pathlib import Path
 
-from thesis_lib.models.official import Report
+from thesis_lib.models.official import NONE, Report
 from thesis_lib.models.sparse_attention import inflate, regrid
-from thesis_lib.models.starts import INDEX, fill, read
+from thesis_lib.models.starts import fill, read
 from thesis_lib.models.svitt import VideoEncoder
 
 BEIT = "a fine-tuned BEiT in the layout of transformers, as microsoft/beit-base-patch16-224-pt22k-ft22k"
@@ -30,4 +30,4 @@ def start_beit(model: VideoEncoder, path: str | Path) -> Report:
             except ValueError as error:
                 raise ValueError(f"{path}: {name}: {error}: expected {BEIT}") from None
         tensors[name] = inflate(tensors[name], frames)
-    return fill(model, tensors, path, "beit", BEIT, r"(?!)", rf"^classifier\.|^embeddings\.mask_token$|{INDEX}$")
+    return fill(model, tensors, path, "beit", BEIT, NONE, r"^classifier\.|^embeddings\.mask_token$")

@@ -7,9 +7,10 @@ tower is new (fairseq examples/MMPT, mmpt/models/mmfusion.py, MMFusion.__init__)
 import inspect
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from thesis_lib.models.official import Report, read_weights
+from thesis_lib.models.official import Report, place, read_weights
 from thesis_lib.models.videoclip import VideoCLIP, VideoCLIPConfig
 
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -55,23 +56,11 @@ def load_bert(folder: str | Path, **config) -> tuple[VideoCLIP, Report]:
 
     expected = model.state_dict()
     placed = {tower + name: tensor for name, tensor in tensors.items() for tower in TOWERS if tower + name in expected}
-    lacking = [name for name in expected.keys() - placed.keys() if not re.search(FRESH, name)]
-    if lacking:
-        raise ValueError(f"{path}: not a complete BERT: lacks {min(lacking, key=list(expected).index)}")
-    for name, tensor in placed.items():
-        if tensor.shape != expected[name].shape:
-            shapes = f"{list(tensor.shape)}, expected {list(expected[name].shape)}"
-            raise ValueError(f"{path}: {name} is {shapes}: not the weights of the config.json beside it")
-    model.load_state_dict(placed, strict=False)
+    report = place(model, placed, path, "BERT", optional=FRESH, hint=": not the weights of the config.json beside it")
     unused = [name for name in tensors if TOWERS[0] + name not in expected]
-    report = Report(
-        kind="bert",
-        matched=list(placed),
-        dropped=[name for name in unused if re.search(DROPPED, name)],
-        missing=[name for name in expected if name not in placed],
-        unexpected=[name for name in unused if not re.search(DROPPED, name)],
-    )
-    return model.eval(), report
+    dropped = [name for name in unused if re.search(DROPPED, name)]
+    unexpected = [name for name in unused if name not in dropped]
+    return model.eval(), replace(report, dropped=dropped, unexpected=unexpected)
 
 
 def read_bert(folder: str | Path) -> tuple[dict, Path, dict]:

@@ -11,7 +11,7 @@ import inspect
 import pickletools
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -37,6 +37,7 @@ KINDS = {
 }
 WRAPPERS = ("model_state", "state_dict", "model", "module")  # pytorchvideo; MIL-NCE, Lightning; fairseq; VideoMAE
 PREFIXES = ("module.", "mmmodel.")  # DataParallel; fairseq's MMPT
+NONE = r"(?!)"  # the pattern of no name
 
 
 @dataclass(frozen=True)
@@ -92,23 +93,49 @@ def load_official(kind: str, path: str | Path, *, trust: bool = False, **constru
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
-    expected = model.state_dict()
+    report = place(model, tensors, path, kind, optional=entry.optional, dropped=entry.dropped)
+    return model.eval(), replace(report, unexpected=report.unexpected + others)
+
+
+def place(
+    model: nn.Module,
+    tensors: dict[str, torch.Tensor],
+    path: str | Path,
+    kind: str,
+    *,
+    optional: str = NONE,
+    dropped: str = NONE,
+    derived: str = NONE,
+    strict: bool = False,
+    hint: str = "",
+) -> Report:
+    """Copies tensors into a model by their names, and reports what became of each.
+
+    Patterns of names: optional, what the file may lack; dropped, what nothing computes with; derived, buffers that
+    follow from the sizes of the model, dropped too. Raises ValueError, with the hint, before anything is copied where
+    a tensor is lacking or of another shape, or, if strict, unexpected.
+    """
+    expected = {name: x for name, x in model.state_dict().items() if not re.search(derived, name)}
+    unused = [name for name in tensors if name not in expected]
+    left_out = [name for name in unused if re.search(dropped, name) or re.search(derived, name)]
     report = Report(
         kind=kind,
         matched=[name for name in expected if name in tensors],
-        dropped=[name for name in tensors if name not in expected and re.search(entry.dropped, name)],
+        dropped=left_out,
         missing=[name for name in expected if name not in tensors],
-        unexpected=[name for name in tensors if name not in expected and not re.search(entry.dropped, name)] + others,
+        unexpected=[name for name in unused if name not in left_out],
     )
-    lacking = [name for name in report.missing if not re.search(entry.optional, name)]
+    lacking = [name for name in report.missing if not re.search(optional, name)]
     if lacking:
-        raise ValueError(f"{path}: not a complete {kind}: lacks {_some(lacking)}")
+        raise ValueError(f"{path}: not a complete {kind}: lacks {_some(lacking)}{hint}")
+    if strict and report.unexpected:
+        raise ValueError(f"{path}: the model has no place for {_some(report.unexpected)}{hint}")
     for name in report.matched:
         if tensors[name].shape != expected[name].shape:
             ours, theirs = list(expected[name].shape), list(tensors[name].shape)
-            raise ValueError(f"{path}: {name} is {theirs} where the model has {ours}")
+            raise ValueError(f"{path}: {name} is {theirs} where the model has {ours}{hint}")
     model.load_state_dict({name: tensors[name].to(expected[name].dtype) for name in report.matched}, strict=False)
-    return model.eval(), report
+    return report
 
 
 def main(kind: str, path: str | Path) -> None:

@@ -4,16 +4,15 @@ Both take bert-base-uncased; `vit_start` has the image model of ALPRO, `beit_sta
 stays as it was drawn; the report names it.
 """
 
-import re
 from pathlib import Path
 
 from torch import nn
 
 from thesis_lib.models.bert_weights import read_bert
-from thesis_lib.models.official import PREFIXES, Report, looks_like, read_weights, unwrap
+from thesis_lib.models.official import PREFIXES, Report, looks_like, place, read_weights, unwrap
 
 BERT = "a BERT, as bert-base-uncased"
-INDEX = "relative_position_bias.relative_position_index"  # follows from sizes
+INDEX = r"relative_position_bias\.relative_position_index$"  # follows from sizes
 SIZES = "hidden_size num_attention_heads intermediate_size text_layers vocab_size max_position_embeddings".split()
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -60,23 +59,10 @@ def read(path: str | Path, signature: str, kind: str) -> dict:
 def fill(
     model: nn.Module, tensors: dict, path: str | Path, kind: str, description: str, fresh: str, dropped: str
 ) -> Report:
-    """Copies tensors into a model of exactly their names, but for those that may be `fresh` or `dropped` (patterns).
+    """`official.place` into a model of exactly the names of the file, but for those `fresh` in it or `dropped`.
 
     Raises ValueError where names or shapes differ.
     """
-    expected = {name: x for name, x in model.state_dict().items() if not name.endswith(INDEX)}
-    matched = [name for name in expected if name in tensors]
-    for name in matched:
-        if tensors[name].shape != expected[name].shape:
-            ours, theirs = list(expected[name].shape), list(tensors[name].shape)
-            raise ValueError(f"{path}: {name} is {theirs} where the model has {ours}: set the sizes of the file")
-    missing = [name for name in expected if name not in tensors]
-    unused = [name for name in tensors if name not in expected]
-    lacking = [name for name in missing if not re.search(fresh, name)]
-    unknown = [name for name in unused if not re.search(dropped, name)]
-    if lacking:
-        raise ValueError(f"{path}: lacks {lacking[0]}: expected {description}")
-    if unknown:
-        raise ValueError(f"{path}: the model has no place for {unknown[0]}: expected {description}, of its sizes")
-    model.load_state_dict({name: tensors[name] for name in matched}, strict=False)
-    return Report(kind=kind, matched=matched, dropped=unused, missing=missing, unexpected=[])
+    hint = f": expected {description}, of the sizes that the training is asked for"
+    names = dict(optional=fresh, dropped=dropped, derived=INDEX)
+    return place(model, tensors, path, kind, **names, strict=True, hint=hint)
