@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from thesis_lib import protocol, systems
+from thesis_lib import appendix, protocol, systems
 from thesis_lib.tables import to_text
 
 
@@ -44,6 +44,19 @@ def test_each_cell_has_its_own_rows(rows):
     assert table.loc["VideoMAE", systems.ZERO] == systems.NO_TEXT, "never a number, never not run"
     shown = {line.split()[0]: line for line in to_text(table).splitlines()}
     assert "not run" in shown["SViTT"] and systems.NO_TEXT in shown["VideoMAE"]
+
+
+def test_every_accuracy_tells_its_deviation_over_splits(rows):
+    """Where all systems were run too: pandas takes a column of nothing but floats for plain numbers."""
+    more = Rows(rows.to_dict("records"))
+    for title in ("SViTT", "SViTT-Ego"):
+        scores(more, f"{title} 15 epochs", [0.5, 0.6, 0.7])
+    table = systems.table(pd.DataFrame(list(more)))
+    assert [f"{value:.3f}" for value in table[systems.MANY]] == [
+        "0.720 ± 0.020", "0.720 ± 0.026", "0.820 ± 0.026", "0.600 ± 0.100", "0.600 ± 0.100",
+    ]  # fmt: skip
+    assert "0.820 ± 0.026" in to_text(table) and "0.820 ± 0.026" in to_text(table.loc[["ALPRO"]])
+    assert f"{systems.MANY} 0.820 ± 0.026" in appendix.in_words(table.loc[["ALPRO"]])
 
 
 def test_an_empty_run_is_a_table_of_what_was_not_run():

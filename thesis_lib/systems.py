@@ -91,7 +91,8 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
             line[ZERO] = NO_TEXT
         line["order"] = of_protocol.get(ORDER)
         found[title] = line
-    return pd.DataFrame.from_dict(found, orient="index", dtype=object).rename_axis("method")
+    lines = {title: pd.Series(line, dtype=object) for title, line in found.items()}  # or a Spread becomes its mean
+    return pd.DataFrame(lines).T.rename_axis("method")
 
 
 def accuracies(rows: pd.DataFrame, title: str, kind: str) -> pd.Series:
