@@ -1,5 +1,5 @@
 # make report [PROFILE=mini] [JOBS=2] [OPTIONS=--no-appendices]   the report: reports/mini/report.html and report.pdf
-# make test [WORKERS=2]                 ruff, all tests, the notebooks of the smoke profile
+# make test [WORKERS=0]                 ruff, all tests, the notebooks of the smoke profile
 # make lab                              JupyterLab on the notebooks
 # make clean                            forget every result; the environment stays
 # Each sets up .venv by itself. EXTRAS=gpu,dev takes faiss for GPUs. Wheels in a folder that PIP_FIND_LINKS names (torch
@@ -7,7 +7,7 @@
 
 PROFILE ?= mini
 JOBS ?= 2
-WORKERS ?= 0
+WORKERS ?= 2
 EXTRAS ?= cpu,dev
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin

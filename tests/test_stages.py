@@ -419,12 +419,36 @@ def test_what_is_overridden_in_a_notebook_reaches_its_stages(method, asked):
     assert (tuned["num_epochs"], tuned["epochs"], tuned["lr"]) == (3, [3], 0.125)
 
 
+def test_the_class_names_of_the_salads_reach_ego_nce(asked, tmp_path):
+    (tmp_path / "mapping.txt").touch()
+    for given in ({}, {"data_root": str(tmp_path)}):
+        clip_stages.weights(params.load("A3_svitt", "smoke", given), "svitt_ego")
+    found = [inputs["classes"] for function, inputs in asked if function == "train"]
+    assert found == ["", tmp_path / "mapping.txt"]
+
+
 def test_what_is_overridden_in_notebook_07_reaches_the_system_it_shows(asked):
     p = params.load("07_fine_tuning", "smoke", {"method": "svitt", "epochs": "[1, 9]", "prompts": "raw"})
     clip_stages.fine_tuning_splits(p, "svitt"), stages.fine_tuning(p, 2, "reference", "classifier")
     tuned = [inputs for function, inputs in asked if function == "train" and "pretrained" in inputs]
     assert len(tuned) == len(p.splits) + 1
     assert all((one["epochs"], one["num_epochs"], one["prompts"]) == ([1, 9], 9, "raw") for one in tuned)
+
+
+@pytest.mark.parametrize(("notebook", "changes"), [("A3_svitt", {}), ("07_fine_tuning", {"method": "svitt"})])
+def test_clips_and_labels_are_of_the_same_videos_on_the_same_device(notebook, changes, asked, tmp_path):
+    """Other notebooks have parameters of their own, but not data of their own: their seeds they keep."""
+    place = tmp_path / "elsewhere"
+    (place / "splits").mkdir(parents=True)
+    p = params.load(notebook, "smoke", changes | {"data_root": str(place), "device": "meta", "seed": 5})
+    tuned = clip_stages.tuned if notebook.startswith("07") else clip_stages.fine_tuning
+    tuned(p, *((1, "reference", "text") if notebook.startswith("07") else ("svitt", 1, "text")))
+    (clips,) = (inputs for function, inputs in asked if function == "extract_clips")
+    (fine,) = (inputs for function, inputs in asked if function == "train" and "pretrained" in inputs)
+    pretrained = next(inputs for function, inputs in asked if function == "train" and "howto" in inputs)
+    assert clips["root"] == fine["root"] == place and fine["device"] == pretrained["device"] == "meta"
+    own, other = (fine, pretrained) if notebook.startswith("07") else (pretrained, fine)
+    assert (own["seed"], other["seed"]) == (5, 0)
 
 
 def test_a_record_is_that_of_one_notebook_alone():

@@ -51,6 +51,8 @@ def weights(p: SimpleNamespace, method: str, **changed) -> Path:
     values = vars(p) | about.changed | changed
     published = {"vision": getattr(p, "vision_path", ""), "bert": getattr(p, "bert_root", "")}
     values |= {name: Path(path) if path else "" for name, path in published.items()}
+    mapping = stages.salads(p) / "mapping.txt"
+    values["classes"] = mapping if mapping.is_file() else ""
     said = " ".join(f"{name}={value}" for name, value in changed.items() if not isinstance(value, Path))
     values |= dict(howto=stages.named(stages.howto(p)), vocab=stages.vocabulary(p), name=f"{method} {said}".strip())
     inputs = {name: values[name] for name in known if name in values}

@@ -24,6 +24,7 @@ from thesis_lib import paths
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 TYPES |= {f"list[{item.__name__}]": list[item] for item in (int, float, str)}
 COMMON = ("profile", "seed", "data_root", "howto_root", "device")  # declared by every notebook
+WHERE = ("data_root", "howto_root", "device")  # of these, what is the same for all that a notebook asks for
 YAML_TEXT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 reads 1e-4, without a point, as text
 
 
@@ -90,9 +91,14 @@ def load(notebook: str, profile: str, overrides: dict | None = None) -> SimpleNa
 def of(notebook: str, p: SimpleNamespace) -> SimpleNamespace:
     """The record of a notebook: `p`, with all that was overridden, where it is that; else the one of its profile.
 
-    Each notebook declares names that no other has together, so the names tell whose record it is.
+    Each notebook declares names that no other has together, so the names tell whose record it is. Data and device of
+    `p` go for the other notebook too, its seed does not.
     """
-    return p if vars(p).keys() == declared(notebook).keys() else load(notebook, p.profile)
+    own = vars(p)
+    if own.keys() == declared(notebook).keys():
+        return p
+    found = vars(load(notebook, p.profile))
+    return SimpleNamespace(**found | {name: own[name] for name in WHERE if name in own and name in found})
 
 
 def layered(notebook: str, profile: str, overrides: dict | None = None) -> tuple[dict, dict]:

@@ -51,9 +51,9 @@ def stages(notebook: str, jobs: dict[str, dict]) -> list[str]:
 
 
 def first(known: list[str], jobs: dict[str, dict]) -> list[str]:
-    """The jobs that go before others: those of the notebook that waits for most, which else would run alone at the end.
+    """The jobs that go before others: of the notebook that waits for most jobs, and all that these need.
 
-    What these jobs need is among them.
+    Else it would run alone at the end.
     """
     found = max((stages(notebook, jobs) for notebook in known if notebook != SUMMARY), key=len)
     for name in found:

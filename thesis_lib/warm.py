@@ -62,24 +62,29 @@ def run(command: list[str]) -> int | None:
     path = os.environ.get("THESIS_WARM")
     if not path or command[:2] != [sys.executable, "-m"] or command[2] not in MODULES or _edited_since(path):
         return None
+    parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as asked:
         call = {"command": command[2:], "environment": dict(os.environ), "folder": os.getcwd()}
         try:
             asked.connect(path)
             socket.send_fds(asked, [json.dumps(call).encode() + b"\n"], [0, 1, 2])
-            if asked.recv(1) != TAKEN:
+            if _heard(asked, parent) != TAKEN:
                 return None
         except OSError:
             return None
-        parent = os.getppid()
         try:
-            while not select.select([asked], [], [], WAIT)[0]:
-                if os.getppid() != parent:  # nobody waits for the answer; without a caller the fork ends too
-                    return 128 + signal.SIGTERM
-            answer = asked.recv(1)
+            answer = _heard(asked, parent)
         except (KeyboardInterrupt, OSError) as error:
             return 128 + (signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGKILL)
     return answer[0] if answer else 128 + signal.SIGKILL
+
+
+def _heard(asked: socket.socket, parent: int) -> bytes:
+    """The next byte. Where `parent` is gone nobody waits for it: this process ends, and with it the fork."""
+    while not select.select([asked], [], [], WAIT)[0]:
+        if os.getppid() != parent:
+            sys.exit(128 + signal.SIGTERM)
+    return asked.recv(1)
 
 
 def _edited_since(path: str) -> bool:

@@ -126,7 +126,7 @@ MISTAKES = {
     "RoBERTa": (lambda f: change_config(f, model_type="roberta"), {}, "model_type is 'roberta', VideoCLIP has 'bert'"),
     "cut": (lambda f: (f / "model.safetensors").write_bytes(b"12345678"), {}, "truncated or damaged"),
     "a page": (lambda f: (f / "model.safetensors").write_text("<html> not found </html>"), {}, "truncated or damaged"),
-    "a layer less": (without(LAYER), {}, f"not a complete BERT: lacks text_encoder.{LAYER}"),
+    "a layer less": (without(LAYER), {}, f"not a complete bert: lacks text_encoder.{LAYER}"),
     "larger": (lambda f: change_config(f, intermediate_size=65), {}, "not the weights of the config.json beside it"),
     "other words": (lambda f: (f / "vocab.txt").write_text("[PAD]\n"), {}, "vocab.txt: 1 pieces, expected at most 200"),
     "too deep": (lambda f: None, {"video_layers": 4}, "video_layers=4, the BERT has 3"),

@@ -147,7 +147,7 @@ def test_wrong_image_models_are_one_line(tmp_path):
     assert "vit.pth: not a complete vit: lacks norm.bias: expected a ViT" in lacking
     assert "no place for blocks.2.attn.qkv.weight" in said(vit_weights(layers=3))
     larger = said(weights | {"norm.weight": torch.zeros(24)})
-    assert "norm.weight is [24] where the model has [16]: expected a ViT" in larger
+    assert "norm.weight is [24] where the model has [16]: set the sizes of the file" in larger
     assert "pos_embed has 18 rows, expected [CLS] and a square" in said(weights | {"pos_embed": torch.zeros(1, 18, 16)})
     alpro = Alpro(AlproConfig(size=8, patch_size=4, hidden_size=24, video_layers=1, num_hidden_layers=7))
     assert "not a ViT in timm's layout" in said(alpro.state_dict()) and "looks like alpro" in said(alpro.state_dict())

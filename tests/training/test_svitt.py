@@ -392,6 +392,17 @@ def test_the_second_objective_is_ego_nce(small, monkeypatch):
     assert shared < apart
 
 
+def test_class_names_say_too_what_the_same_action_is(corpus, tmp_path, monkeypatch):
+    """Of a corpus without kitchens; captions share no word that kitchens know."""
+    (tmp_path / "mapping.txt").write_text("0 fold_paper\n1 press_flowers\n")
+    seen, tags = [], svitt.Taxonomy.tags
+    monkeypatch.setattr(svitt.Taxonomy, "tags", lambda self, texts: seen.append(self) or tags(self, texts))
+    for classes in ("", tmp_path / "mapping.txt"):
+        train(tmp_path / f"run{len(seen)}", corpus, objective="egonce", num_steps=1, classes=classes)
+    (nouns, verbs), (more_nouns, more_verbs) = (tags(one, ["now fold the paper", "she folds paper"]) for one in seen)
+    assert not nouns.any() and (more_nouns @ more_nouns.T == 1).all() and (more_verbs @ more_verbs.T == 1).all()
+
+
 def test_what_is_a_positive_of_ego_nce_is_no_negative_of_matching(small, monkeypatch):
     model, vocabulary = small
     texts = ["cut tomato", "cut the tomato", "pour oil", "pour oil"]

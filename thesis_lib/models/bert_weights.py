@@ -56,7 +56,7 @@ def load_bert(folder: str | Path, **config) -> tuple[VideoCLIP, Report]:
 
     expected = model.state_dict()
     placed = {tower + name: tensor for name, tensor in tensors.items() for tower in TOWERS if tower + name in expected}
-    report = place(model, placed, path, "BERT", optional=FRESH, hint=": not the weights of the config.json beside it")
+    report = place(model, placed, path, "bert", optional=FRESH, sizes=": not the weights of the config.json beside it")
     unused = [name for name in tensors if TOWERS[0] + name not in expected]
     dropped = [name for name in unused if re.search(DROPPED, name)]
     unexpected = [name for name in unused if name not in dropped]

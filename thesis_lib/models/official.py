@@ -107,13 +107,14 @@ def place(
     dropped: str = NONE,
     derived: str = NONE,
     strict: bool = False,
-    hint: str = "",
+    wanted: str = "",
+    sizes: str = "",
 ) -> Report:
     """Copies tensors into a model by their names, and reports what became of each.
 
     Patterns of names: optional, what the file may lack; dropped, what nothing computes with; derived, buffers that
-    follow from the sizes of the model, dropped too. Raises ValueError, with the hint, before anything is copied where
-    a tensor is lacking or of another shape, or, if strict, unexpected.
+    follow from the sizes of the model, dropped too. Raises ValueError before anything is copied where a tensor is
+    lacking, of another shape, or, if strict, unexpected; wanted and sizes: what to do then, for the messages.
     """
     expected = {name: x for name, x in model.state_dict().items() if not re.search(derived, name)}
     unused = [name for name in tensors if name not in expected]
@@ -127,13 +128,13 @@ def place(
     )
     lacking = [name for name in report.missing if not re.search(optional, name)]
     if lacking:
-        raise ValueError(f"{path}: not a complete {kind}: lacks {_some(lacking)}{hint}")
+        raise ValueError(f"{path}: not a complete {kind}: lacks {_some(lacking)}{wanted}")
     if strict and report.unexpected:
-        raise ValueError(f"{path}: the model has no place for {_some(report.unexpected)}{hint}")
+        raise ValueError(f"{path}: the model has no place for {_some(report.unexpected)}{wanted}")
     for name in report.matched:
         if tensors[name].shape != expected[name].shape:
             ours, theirs = list(expected[name].shape), list(tensors[name].shape)
-            raise ValueError(f"{path}: {name} is {theirs} where the model has {ours}{hint}")
+            raise ValueError(f"{path}: {name} is {theirs} where the model has {ours}{sizes}")
     model.load_state_dict({name: tensors[name].to(expected[name].dtype) for name in report.matched}, strict=False)
     return report
 

@@ -63,6 +63,6 @@ def fill(
 
     Raises ValueError where names or shapes differ.
     """
-    hint = f": expected {description}, and the training asked for the sizes of the file"
     names = dict(optional=fresh, dropped=dropped, derived=INDEX)
-    return place(model, tensors, path, kind, **names, strict=True, hint=hint)
+    hints = dict(wanted=f": expected {description}", sizes=": set the sizes of the file")
+    return place(model, tensors, path, kind, **names, strict=True, **hints)

@@ -51,7 +51,10 @@ def polynomial_decay(optimizer, num_steps: int, warmup: int = 0) -> LambdaLR:
 
 
 def cosine_decay(optimizer, num_steps: int, warmup: int = 0, last_lr: float = 0.0) -> LambdaLR:
-    """Linear warm-up over `warmup` optimizer steps, then half a cosine to the rate `last_lr` at `num_steps`."""
+    """Linear warm-up over `warmup` optimizer steps, then half a cosine to the rate `last_lr` at `num_steps`.
+
+    Groups with rates of their own fall by the same shares as the optimizer's.
+    """
     first_lr = optimizer.defaults["lr"]
     last = last_lr / first_lr if first_lr else 0.0
 
