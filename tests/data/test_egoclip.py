@@ -33,6 +33,24 @@ def test_egoclip_is_read_and_written_as_it_was(tmp_path):
     assert nouns.shape == (2, 582) and nouns.sum() == 1 and nouns[0, 561] == 1
 
 
+def test_tags_are_found_again_by_narration(tmp_path):
+    path, again = tmp_path / "egoclip.csv", LINE.replace("[93, 4]", "[7]").replace("#C C cuts", "#O cuts")
+    path.write_text(HEAD + LINE + again + LINE.replace("cuts the tomato", "waits").replace("[561]", "[]"))
+    table = egoclip.read_egoclip(path)
+    egoclip.write_tags(tmp_path / "tags.json", table)
+    egoclip.write_captions(tmp_path / "raw_caption.json", table)
+    said = [text for own in json.loads((tmp_path / "raw_caption.json").read_text()).values() for text in own["text"]]
+    nouns, verbs = egoclip.Tags(tmp_path / "tags.json").tags([*dict.fromkeys(said), "never said"])
+    assert nouns.shape == (3, egoclip.NUM_NOUNS) and verbs.shape == (3, egoclip.NUM_VERBS)
+    assert [np.flatnonzero(row).tolist() for row in nouns] == [[561], [], []]
+    assert [np.flatnonzero(row).tolist() for row in verbs] == [[4, 7, 93], [4, 93], []], "of both clips of a text"
+    (tmp_path / "tags.json").write_text('{"cut": [[582], []]}')
+    with pytest.raises(
+        ValueError, match=r"tags.json: 'cut': \[\[582\], \[\]\]: expected \[nouns below 582, verbs below 118\]"
+    ):
+        egoclip.Tags(tmp_path / "tags.json")
+
+
 def test_what_is_wrong_with_an_egoclip_file_is_said(tmp_path):
     path = tmp_path / "egoclip.csv"
     with pytest.raises(ValueError, match="no such file"):

@@ -403,6 +403,17 @@ def test_class_names_say_too_what_the_same_action_is(corpus, tmp_path, monkeypat
     assert not nouns.any() and (more_nouns @ more_nouns.T == 1).all() and (more_verbs @ more_verbs.T == 1).all()
 
 
+def test_tags_of_egoclip_are_what_counts_where_there_are_some(tmp_path, monkeypatch):
+    root, seen = tmp_path / "howto100m", []
+    write_corpus(root, num_videos=3)
+    (root / "tags.json").write_text(json.dumps({text: [[number], [5]] for number, text in enumerate(TEXTS)}))
+    monkeypatch.setattr(svitt, "ego_nce_loss", lambda sims, *words: seen.append(words) or sims.sum())
+    corpus = dict(howto=root, vocab=root / "vocab.txt")
+    train(tmp_path / "run", corpus, objective="egonce", num_steps=1)
+    nouns, verbs = seen[0]
+    assert nouns.shape[1] == 582 and (nouns.sum(1) == 1).all() and (verbs[:, 5] == 1).all() and verbs.shape[1] == 118
+
+
 def test_what_is_a_positive_of_ego_nce_is_no_negative_of_matching(small, monkeypatch):
     model, vocabulary = small
     texts = ["cut tomato", "cut the tomato", "pour oil", "pour oil"]

@@ -8,7 +8,8 @@ Other narrations have no tags: a Taxonomy finds the verbs and nouns of a list in
 
     python -m thesis_lib.data.egoclip egoclip.csv data/egoclip
 
-writes data/egoclip/raw_caption.json; with its videos in data/egoclip/videos that is a howto_root to pretrain from.
+writes data/egoclip/raw_caption.json and tags.json; with its videos in data/egoclip/videos that is a howto_root to
+pretrain from.
 """
 
 import json
@@ -58,11 +59,26 @@ def read_egoclip(path: str | Path) -> pd.DataFrame:
 
 def write_captions(path: str | Path, table: pd.DataFrame) -> None:
     """Narrations of a table as raw_caption.json of HowTo100M, by video and start; "#C C", the wearer, is left out."""
-    table = table.dropna(subset=["clip_text"]).sort_values(["video_uid", "clip_start"])
-    text = table["clip_text"].str.replace(r"^(#\w+\s+)?([A-Z]\s+)?", "", regex=True).str.strip()
-    rows = table.assign(start=table["clip_start"], end=table["clip_end"], text=text).groupby("video_uid")
+    rows = _narrated(table).rename(columns={"clip_start": "start", "clip_end": "end"}).groupby("video_uid")
     captions = {video: one[["start", "end", "text"]].to_dict("list") for video, one in rows}
     atomic_save(Path(path), lambda file: file.write(json.dumps(captions).encode()))
+
+
+def write_tags(path: str | Path, table: pd.DataFrame) -> None:
+    """tags.json: {narration as in raw_caption.json: [its nouns, its verbs]}, those of all clips that it is said of."""
+    found = {}
+    for text, *tags in _narrated(table)[["text", "tag_noun", "tag_verb"]].itertuples(index=False):
+        for known, new in zip(found.setdefault(text, (set(), set())), tags, strict=True):
+            known |= {*new}
+    content = {text: [sorted(numbers) for numbers in tags] for text, tags in found.items()}
+    atomic_save(Path(path), lambda file: file.write(json.dumps(content).encode()))
+
+
+def _narrated(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that say something, by video and start, with their plain `text`."""
+    table = table.dropna(subset=["clip_text"]).sort_values(["video_uid", "clip_start"])
+    text = table["clip_text"].str.replace(r"^(#\w+\s+)?([A-Z]\s+)?", "", regex=True).str.strip()
+    return table.assign(text=text)
 
 
 def write_egoclip(path: str | Path, table: pd.DataFrame) -> None:
@@ -232,6 +248,23 @@ class Taxonomy:
         return max((len(word.split()) for word in self.nouns + self.verbs), default=1)
 
 
+class Tags:
+    """The numbers of verbs and nouns that Ego4D gave to narrations; asked as a Taxonomy is."""
+
+    def __init__(self, path: str | Path):
+        """path: as `write_tags` writes it. Raises ValueError where that is something else."""
+        self.found = json.loads(Path(path).read_text(encoding="utf-8"))
+        for text, tags in self.found.items():
+            if len(tags) != 2 or max(tags[0], default=0) >= NUM_NOUNS or max(tags[1], default=0) >= NUM_VERBS:
+                expected = f"[nouns below {NUM_NOUNS}, verbs below {NUM_VERBS}]"
+                raise ValueError(f"{path}: {text!r}: {tags}: expected {expected}")
+
+    def tags(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Narrations -> (nouns [B, 582], verbs [B, 118]) float32; of an unknown one none."""
+        nouns, verbs = zip(*(self.found.get(text, ([], [])) for text in texts), strict=True) if len(texts) else ((), ())
+        return multi_hot(nouns, NUM_NOUNS), multi_hot(verbs, NUM_VERBS)
+
+
 def verb_and_noun(name: str) -> tuple[str, str]:
     """The verb and the noun of a class name: cut_tomato -> cut, tomato; place_cheese_into_bowl -> place, cheese.
 
@@ -282,5 +315,7 @@ KITCHEN = Taxonomy(
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).mkdir(parents=True, exist_ok=True)
-    write_captions(Path(sys.argv[2]) / "raw_caption.json", read_egoclip(sys.argv[1]))
+    clips, place = read_egoclip(sys.argv[1]), Path(sys.argv[2])
+    place.mkdir(parents=True, exist_ok=True)
+    write_tags(place / "tags.json", clips)
+    write_captions(place / "raw_caption.json", clips)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from thesis_lib.data.egoclip import KITCHEN, Scenes, Taxonomy
+from thesis_lib.data.egoclip import KITCHEN, Scenes, Tags, Taxonomy
 from thesis_lib.data.salads import read_mapping
 from thesis_lib.data.text import Vocabulary
 from thesis_lib.losses import ego_nce_loss, products
@@ -129,9 +129,10 @@ def train(
     that a block attends to, (): dense · drop_after: video layers, counted from 0, after which patches are dropped ·
     fusion_keep_rate and fusion_drop_after: the same in the fusion layers, counted as text layers · matching_weight,
     words_weight: of the losses beside the contrast, official 1; what weighs 0 is not computed · classes: a mapping.txt
-    whose verbs and nouns, besides those of kitchens, make two captions the same action (egonce) · initial: an official
-    checkpoint to begin with · vision, bert: file of a BEiT and folder of a BERT (`beit_start`, `starts`) to begin with
-    instead, as published; their sizes must be those given · the rest as in `NarratedClips` and `loop.fit`.
+    whose verbs and nouns, besides those of kitchens, make two captions the same action (egonce), unless howto/tags.json
+    of EgoClip says it · initial: an official checkpoint to begin with · vision, bert: file of a BEiT and folder of a
+    BERT (`beit_start`, `starts`) to begin with instead, as published; their sizes must be those given · the rest as in
+    `NarratedClips` and `loop.fit`.
 
     Equal captions of a batch are positives of each other (the official `idx`). Processes that torchrun starts share a
     batch, the same as one alone has; in ITC and EgoNCE each clip has the texts of the whole batch beside it, in ITM
@@ -150,6 +151,8 @@ def train(
         raise ValueError(f"initial={initial} is a whole model: give it, or a BEiT and a BERT, not both")
     folder, device = Path(folder), choose_device(device)
     taxonomy = KITCHEN | Taxonomy.of_names(read_mapping(classes)) if classes else KITCHEN
+    if (tags := Path(howto) / "tags.json").is_file():
+        taxonomy = Tags(tags)
     vocabulary = Vocabulary(vocab)
     most = max(stage_frames)
     corpus = NarratedClips(
