@@ -18,7 +18,7 @@ def add_rows(report, p: SimpleNamespace, method: str) -> None:
     weights, vocab = clip_stages.weights(p, method), stages.vocabulary(p)
     encoder = methods.load(method, weights, vocab)
     if methods.has_text(method):
-        system = adapters.of(SimpleNamespace(**vars(zero) | {"method": method}), p)
+        system = _zero_shot(zero, p, method)
         for split in zero.splits:
             videos, predictions, targets, _ = system.predict("reference", split)
             row = dict(method=systems.row_name(about.title, systems.ZERO), split=split, epoch=None)
@@ -47,7 +47,7 @@ def text_accuracy(p: SimpleNamespace, method: str, **changed) -> tuple[float, fl
     changed: arguments of its recipe that are other than the system's own.
     """
     zero, right = stages.of("control", p), []
-    system = adapters.of(SimpleNamespace(**vars(zero) | {"method": method}), p)
+    system = _zero_shot(zero, p, method)
     for split in zero.splits:
         constant = probes.constant_class(system.root, split)
         _, predictions, targets, _ = system.predict_by(changed, split)
@@ -55,6 +55,11 @@ def text_accuracy(p: SimpleNamespace, method: str, **changed) -> tuple[float, fl
         right.append(np.stack([named == true, np.full_like(true, constant) == true]))
     accuracy, of_constant = np.concatenate(right, axis=1).mean(axis=1)
     return float(accuracy), float(of_constant)
+
+
+def _zero_shot(zero: SimpleNamespace, p: SimpleNamespace, method: str):
+    """A system under the parameters of notebook 06, as the recipe of its appendix makes it."""
+    return adapters.of(SimpleNamespace(**vars(zero) | {"method": method}), p)
 
 
 def salad_clips(p: SimpleNamespace, method: str, count: int = 2) -> list[np.ndarray]:

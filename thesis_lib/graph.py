@@ -76,7 +76,7 @@ def jobs(profile: str) -> dict[str, dict]:
         found[f"few_labels_{head}"] = job("few_labels_all", pretrained, head=head)
     for name in methods.there():
         found |= systems(name, profile)
-    if "alpro" in methods.there():
+    if stages.NOTEBOOK["planted"] in params.notebooks():
         found["planted"] = job("planted")
     return found
 
