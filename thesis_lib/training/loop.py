@@ -25,6 +25,7 @@ from thesis_lib.runs import atomic_save
 from thesis_lib.training import distributed
 
 STEPS_PER_EPOCH = 25  # of the log and the checkpoints, where random batches know no epochs
+SPARED = 30.0  # seconds of training that are sooner done again than saved: a checkpoint can cost a tenth of a short epoch
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -104,7 +105,8 @@ def fit(
     evaluate(epoch): columns for the history, called without gradients, in eval mode, every `evaluate_every` epochs
         and after the last one; in the first process alone.
     memory: plain values and tensors that the recipe keeps; they survive a kill with the rest.
-    save_every: seconds between checkpoints within an epoch; one follows every epoch.
+    save_every: seconds between checkpoints within an epoch. One follows an epoch where SPARED seconds have passed since
+        the one before, and the last epoch.
     choose: a column of the history: weights.pt is of the epoch where it is lowest, the earliest among equals. "": of
         the last epoch, in which `model` is left in any case.
     precision: fp32, or bf16 for the forward pass of training (autocast).
@@ -151,7 +153,7 @@ def fit(
             total = torch.zeros((), device=device)
             for number, _ in group[distributed.rank() :: share]:
                 batch = _to(next(loaded), device)
-                torch.manual_seed(_seed(seed, epoch, number))
+                _seed_device(device, seed, epoch, number)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     value = loss(batch)
                 (value / len(group)).backward()
@@ -189,9 +191,11 @@ def fit(
         if first:
             if choose and is_lowest(rows, choose):
                 _save_weights(folder, model)
-            _save(folder, model, optimizer, scheduler, memory, rows, steps, done)
+            if epoch == num_epochs or time.perf_counter() - saved > min(SPARED, save_every):
+                _save(folder, model, optimizer, scheduler, memory, rows, steps, done)
+                saved = time.perf_counter()
             _write_history(folder, rows)
-            now = saved = time.perf_counter()
+            now = time.perf_counter()
             ahead = (now - start) / (epoch - epochs_before) * (num_epochs - epoch)
             values = "  ".join(f"{key} {row[key]:.3f}" for key in shown if key in row)
             took = f"{now - epoch_start:.1f} s  left {ahead:.0f} s"
@@ -247,8 +251,12 @@ class Loading:
         return self.load(item)
 
 
-def _seed(seed: int, epoch: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch, number]).generate_state(1, np.uint64)[0])
+def _seed_device(device: torch.device, *numbers: int) -> None:
+    """As torch.manual_seed, which asks every kind of device each time: a twentieth of a small step."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _to(batch, device: torch.device):
