@@ -55,8 +55,22 @@ def weights(p: SimpleNamespace, method: str, **changed) -> Path:
     values["classes"] = mapping if mapping.is_file() else ""
     said = " ".join(f"{name}={value}" for name, value in changed.items() if not isinstance(value, Path))
     values |= dict(howto=stages.named(stages.howto(p)), vocab=stages.vocabulary(p), name=f"{method} {said}".strip())
+    if "films" in known:
+        values["films"] = films(SimpleNamespace(**values))
     inputs = {name: values[name] for name in known if name in values}
     return runs.cached(train, profile=p.profile, together=True, **inputs)
+
+
+def films(p: SimpleNamespace) -> Path | str:
+    """The narrated videos decoded once for all; "" where each training decodes the clips that it wants."""
+    return stages.films(p, size) if (size := film_size(p)) else ""
+
+
+def film_size(p: SimpleNamespace) -> int:
+    """The pixels at which a system wants its narrated videos decoded once for all; 0 where it does not."""
+    from thesis_lib.training.crops import size_to_read
+
+    return 0 if getattr(p, "on_demand", True) else size_to_read(p.size, getattr(p, "crop_scales", [1.0]))
 
 
 def clips_seen(folder: Path) -> int:

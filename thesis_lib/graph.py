@@ -47,16 +47,18 @@ def jobs(profile: str) -> dict[str, dict]:
     p = {name: of_profile(name) for name in ("cropping", "baseline", "control", "fine_tuning")}
     s3d_salads = shares("s3d_salads", "s3d_features", extraction.s3d_features_root, ("s3d_weights",), videos="salads")
     i3d_features = shares("i3d_features", "i3d_features", extraction.i3d_features_root, ("i3d_weights",))
+    films = () if extraction.s3d_path or extraction.s3d_train_fps else (f"films_{extraction.s3d_size}",)
     found = {
         "corpus": job("corpus"),
-        "s3d_weights": job("s3d_weights", ("corpus",)),
+        **{name: job("films", ("corpus",), size=extraction.s3d_size) for name in films},
+        "s3d_weights": job("s3d_weights", ("corpus", *films)),
         "i3d_weights": job("i3d_weights", ("corpus",)),
         **s3d_salads,
         **i3d_features,
         **found,
     }
     for captions, seed in stages.controls(p["control"]):
-        found[f"control_{captions}_{seed}"] = job("control", ("corpus",), captions=captions, seed=seed)
+        found[f"control_{captions}_{seed}"] = job("control", ("corpus", *films), captions=captions, seed=seed)
     for cut in p["cropping"].cuts:
         found[f"cropping_{cut}"] = job("cropping", tuple(i3d_features), cut=cut)
     for split in p["baseline"].splits:
@@ -89,14 +91,16 @@ def systems(method: str, profile: str) -> dict[str, dict]:
     made, found = (f"{method}_weights", clips), {}
     p = clip_stages.of(method, SimpleNamespace(profile=profile))
     processes = getattr(p, "processes", 1)
+    size = clip_stages.film_size(p)
+    films = {f"films_{size}": job("films", ("corpus",), size=size)} if size else {}
     if method == first:
         found[clips] = job(f"{method}.clips", ("corpus",))
         for number, changed in enumerate(p.compared, 1):
             found[f"{method}_changed{number}"] = job(f"{method}.comparison", made, changed=changed)
     if methods.has_text(method):  # which zero-shot compares with the names of classes
         found[f"{method}_embed"] = job(f"{method}.vectors", made, kind="embed")
-    return found | {
-        f"{method}_weights": job(f"{method}.weights", ("corpus",), processes, max(12, p.num_steps // 1500)),
+    return found | films | {
+        f"{method}_weights": job(f"{method}.weights", ("corpus", *films), processes, max(12, p.num_steps // 1500)),
         f"{method}_fine_tuning": job(f"{method}.fine_tuning_splits", made),
         f"{method}_frozen": job(f"{method}.frozen_splits", made),
     }

@@ -53,6 +53,7 @@ def pseudo_labels(
     seed: int = 0,
     num_videos: int = 0,
     on_demand: bool = False,
+    films: Path | str = "",
     device: str = "auto",
 ) -> PseudoLabels:
     """`count` boxes of clips of howto/, as training draws them, and what the prompter in `folder` says of them.
@@ -63,7 +64,7 @@ def pseudo_labels(
     place = choose_device(device)
     prompter.to(place)
     source = {name: about[name] for name in ("frames", "seconds", "size")}
-    clips = NarratedClips(howto, **source, num_videos=num_videos, on_demand=on_demand)
+    clips = NarratedClips(howto, **source, num_videos=num_videos, on_demand=on_demand, films=films)
     side = about["model"]["patch_size"]
     frames, boxes, captions, vectors = [], [], [], []
     for number in range(count):

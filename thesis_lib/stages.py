@@ -20,6 +20,7 @@ NOTEBOOK = {  # stage -> the notebook whose parameters it takes
     "corpus": "01_data_audit",
     "i3d_weights": "02_feature_extraction",
     "i3d_features": "02_feature_extraction",
+    "films": "02_feature_extraction",
     "s3d_weights": "02_feature_extraction",
     "s3d_features": "02_feature_extraction",
     "cropping": "03_cropping_experiment",
@@ -188,6 +189,8 @@ def s3d_weights(p: SimpleNamespace, captions: str = "true", seed: int | None = N
     )
     if p.s3d_train_fps:
         arguments |= dict(fps=p.s3d_train_fps, loading_workers=p.s3d_workers)
+    else:
+        arguments["films"] = films(p, p.s3d_size)
     return cached(s3d.train, profile=p.profile, together=True, **arguments | smaller)
 
 
@@ -217,6 +220,13 @@ def s3d_features(p: SimpleNamespace, videos: str, weights: Path | None = None, s
         **settings,
         **smaller,
     )
+
+
+def films(p: SimpleNamespace, size: int) -> Path:
+    """The narrated videos decoded, for trainings that want all of their frames: `size` pixels on the short side."""
+    from thesis_lib.training import films
+
+    return cached(films.decode, profile=p.profile, shared=True, howto=named(howto(p)), size=size)
 
 
 def splits(p: SimpleNamespace) -> list[int]:

@@ -1,13 +1,14 @@
 """Clips of narrated videos: from memory and decoded on demand they are the same, and they lie where they should."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from thesis_lib.data.video import write_video
-from thesis_lib.training.films import around, even, in_memory, on_demand, read_films
+from thesis_lib.training.films import around, at_once, decode, even, on_demand, read_films
 from thesis_lib.training.narrated_clips import NarratedClips
 
 FPS, SIDE, LENGTH = 8.0, 16, 96
@@ -33,13 +34,30 @@ def numbers(clip: torch.Tensor) -> np.ndarray:
 def test_clips_decoded_on_demand_are_those_from_memory(howto):
     """8 frames a second, as the files have; a clip at half that rate takes every second frame."""
     path = howto / "videos/a.avi"
-    whole, opened, slow = in_memory(path, SIDE), *(on_demand(path, SIDE, fps, 12.0) for fps in (8.0, 4.0))
+    whole, opened, slow = at_once(path, SIDE), *(on_demand(path, SIDE, fps, 12.0) for fps in (8.0, 4.0))
     assert (whole.length, opened.length, slow.length) == (96, 96, 48)
     for start in (0, 7, 50, 92):
         assert torch.equal(opened.clip(start, 4), whole.clip(start, 4))
     assert torch.equal(slow.clip(5, 4), torch.stack([whole.clip(frame, 1)[0] for frame in (10, 12, 14, 16)]))
     wide = on_demand(path, 2 * SIDE, 8.0, 12.0).clip(0, 2)  # smaller than the size: filled up
     assert wide.shape == (2, 3, 2 * SIDE, 2 * SIDE) and not wide[:, :, : SIDE // 2].any()
+
+
+def test_decoded_once_for_all_they_are_the_same_and_the_unreadable_are_still_named(howto, tmp_path, capfd):
+    root, folder = tmp_path / "howto", tmp_path / "decoded"
+    shutil.copytree(howto, root)
+    (root / "videos/b.avi").write_bytes(b"no video")
+    folder.mkdir()
+    decode(folder, howto=root, size=SIDE // 2)
+    assert sorted(path.name for path in folder.glob("*.npy")) == ["a.npy", "c.npy"]
+    for given in ("", folder):
+        films = read_films(root, ["a", "b", "c"], SIDE // 2, 0.0, {}, 8, decoded=given)
+        assert list(films) == ["a", "c"] and "passed over" in capfd.readouterr().out
+        assert torch.equal(films["c"].clip(5, 20), at_once(howto / "videos/c.avi", SIDE // 2).clip(5, 20))
+    (root / "videos/a.avi").unlink()  # what is decoded and gone is gone
+    assert list(read_films(root, ["a", "c"], SIDE // 2, 0.0, {}, 8, decoded=folder)) == ["c"]
+    (folder / "c.npy").unlink()
+    assert list(read_films(root, ["c"], SIDE // 2, 0.0, {}, 8, decoded=folder)) == ["c"], "decoded later is decoded"
 
 
 def test_only_films_with_captions_that_are_long_enough(howto, capfd):

@@ -11,8 +11,8 @@ from thesis_lib import segmentation
 from thesis_lib.data.text import Vocabulary, write_vocab
 from thesis_lib.losses import contrastive_loss
 from thesis_lib.retrieval import build_clusters
-from thesis_lib.training import tracks as reading
 from thesis_lib.training import loop, videoclip
+from thesis_lib.training import tracks as reading
 from thesis_lib.training.pairs import Pair, SpanLimits
 
 ACTIONS = ["cut tomato", "peel cucumber", "add oil", "mix dressing", "place cheese", "pour vinegar"]

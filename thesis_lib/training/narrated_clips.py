@@ -28,10 +28,10 @@ class NarratedClips:
     """howto/videos and howto/raw_caption.json as pairs of a clip and a caption.
 
     frames: of a clip, at even times within `seconds` · size: pixels of the short side · num_videos: 0 for all ·
-    on_demand: False = small videos, held in memory whole · crop_scales: see `crops`; [1.0] leaves clips as they are ·
-    flip: half of the clips are mirrored · captions="permuted" exchanges the texts of all captions
-    with each other, which leaves nothing to learn of them: the control. `names`: the videos with captions that can be
-    read and are long enough. Raises ValueError where there is none.
+    on_demand: False = small videos, decoded whole, or by `films.decode` into the folder `films` · crop_scales: see
+    `crops`; [1.0] leaves clips as they are · flip: half of the clips are mirrored · captions="permuted" exchanges the
+    texts of all captions with each other, which leaves nothing to learn of them: the control. `names`: the videos with
+    captions that can be read and are long enough. Raises ValueError where there is none.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class NarratedClips:
         size: int,
         num_videos: int = 0,
         on_demand: bool = False,
+        films: str | Path = "",
         crop_scales: Sequence[float] = (1.0,),
         flip: bool = False,
         captions: str = "true",
@@ -54,7 +55,7 @@ class NarratedClips:
         ends = {name: self.said[name].ends.max() for name in names}
         self.frames, self.seconds, self.size, self.scales, self.flip = frames, seconds, size, tuple(crop_scales), flip
         read, fps = size_to_read(size, self.scales), frames / seconds if on_demand else 0.0
-        self.films = read_films(howto, names, read, fps, ends, frames, filled=self.scales == (1.0,))
+        self.films = read_films(howto, names, read, fps, ends, frames, self.scales == (1.0,), films)
         self.names = list(self.films)
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, list[str]]:

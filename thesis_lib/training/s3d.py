@@ -36,6 +36,7 @@ def train(
     num_videos: int = 0,
     captions: str = "true",
     fps: float = 0.0,
+    films: Path | str = "",
     word_dim: int = 64,
     text_hidden: int = 128,
     loading_workers: int = 0,
@@ -48,8 +49,9 @@ def train(
     frames: of a clip · size: pixels of the short side · candidates: captions nearest to the clip's middle that count
     as its positives (K) · num_videos: 0 for all · captions="permuted" exchanges the texts of all captions with each
     other, which leaves nothing to learn: the control.
-    fps: 0 = small videos, kept in memory whole, of whose frames a clip takes consecutive ones · else clips are decoded
-    where they are needed, at so many frames a second (published: 16 frames at 5), by `loading_workers` processes.
+    fps: 0 = small videos, decoded whole, of whose frames a clip takes consecutive ones, or those that `films.decode`
+    left in the folder `films` · else clips are decoded where they are needed, at so many frames a second (published:
+    16 frames at 5), by `loading_workers` processes.
 
     Processes that torchrun starts share a batch; each clip has the texts of the whole batch as negatives. Batch norm
     sees the clips of its own process, as in the official code. Videos that cannot be read are named and passed over.
@@ -60,7 +62,8 @@ def train(
     if captions == "permuted":
         said = permute_texts(said, seed)
     names = [name for name in sorted(said) if len(said[name])][: num_videos or None]
-    films = read_films(howto, names, size, fps, {name: said[name].ends.max() for name in names}, frames)
+    ends = {name: said[name].ends.max() for name in names}
+    films = read_films(howto, names, size, fps, ends, frames, decoded=films)
     names = list(films)
 
     words = S3DWords.of(text for name in names for text in said[name].texts)

@@ -114,6 +114,7 @@ def train(
     bert: Path | str = "",
     num_videos: int = 0,
     on_demand: bool = False,
+    films: Path | str = "",
     captions: str = "true",
     loading_workers: int = 0,
     precision: str = "fp32",
@@ -162,6 +163,7 @@ def train(
         size=size,
         num_videos=num_videos,
         on_demand=on_demand,
+        films=films,
         captions=captions,
         seed=seed,
     )

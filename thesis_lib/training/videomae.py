@@ -51,6 +51,7 @@ def train(
     decoder_heads: int,
     num_videos: int = 0,
     on_demand: bool = False,
+    films: Path | str = "",
     crop_scales: Sequence[float] = (1.0,),
     flip: bool = False,
     loading_workers: int = 0,
@@ -64,13 +65,13 @@ def train(
     torchrun starts share (published: 1024 or 2048 clips a step, lr 1.5e-4 for each 256 of them) · lr rises for `warmup`
     steps and falls as a cosine to last_lr (published: 1e-5) · masking, ratio: see
     `masking.masks` · normalise: whether targets are normalised in each cube · frames, seconds, size, num_videos,
-    on_demand, crop_scales, flip: see NarratedClips; clips are those around captions, whose texts are ignored.
+    on_demand, films, crop_scales, flip: see NarratedClips; clips are those around captions, whose texts are ignored.
     Published: crop_scales [1, 0.875, 0.75, 0.66]; flip is on in the paper for Kinetics and off in the released code.
     history.csv has the loss: mean square error over hidden cubes; 1 is the mean of each cube, if they are normalised.
     """
     seed_everything(seed)
     device = choose_device(device)
-    source = dict(num_videos=num_videos, on_demand=on_demand, crop_scales=crop_scales, flip=flip)
+    source = dict(num_videos=num_videos, on_demand=on_demand, films=films, crop_scales=crop_scales, flip=flip)
     clips = NarratedClips(howto, frames=frames, seconds=seconds, size=size, **source)
     config = dict(patch_size=patch, tubelet_size=tubelet, hidden_size=width, num_hidden_layers=layers)
     config |= dict(num_attention_heads=heads, decoder_hidden_size=decoder_width)
