@@ -6,7 +6,8 @@ import torch
 
 from thesis_lib import narrated_questions
 from thesis_lib.data.captions import Captions
-from thesis_lib.data.egoclip import INTER, INTRA
+from thesis_lib.data.egoclip import INTER, INTRA, write_egomcq
+from thesis_lib.data.video import write_video
 from thesis_lib.training.films import Film
 
 TEXTS = ["cut the tomato", "cutting tomatoes", "cut the cheese", "peel a tomato", "pour oil", "pour oil"]
@@ -35,6 +36,8 @@ class Corpus:
 class Reader(torch.nn.Module):
     """Knows both: the direction of a clip is its value as an angle, that of a text the same."""
 
+    frames, seconds = 2, 2.0
+
     def embed(self, clips):
         angle = clips.mean(dim=(1, 2, 3, 4)) * 3
         return torch.stack([angle.cos(), angle.sin()], 1)
@@ -51,23 +54,43 @@ def asked():
 
 
 def test_who_knows_clips_and_texts_answers_all(asked):
-    scores = narrated_questions.similarities(Reader(), Corpus(), asked)
+    scores = narrated_questions.similarities(Reader(), Corpus().films, asked)
     assert scores.shape == (60, 5) and narrated_questions.accuracy(scores, asked) == {"inter": 1.0, "intra": 1.0}
     assert [question.type for question in asked] == [INTER] * 30 + [INTRA] * 30
     assert np.allclose(scores[range(60), [question.answer for question in asked]], 1, atol=1e-5)
 
 
 def test_few_clips_at_once_are_all_clips(asked, monkeypatch):
-    whole = narrated_questions.similarities(Reader(), Corpus({"v2"}), asked)
+    whole = narrated_questions.similarities(Reader(), Corpus({"v2"}).films, asked)
     monkeypatch.setattr(narrated_questions, "AT_ONCE", 4)
-    assert np.array_equal(narrated_questions.similarities(Reader(), Corpus({"v2"}), asked), whole)
+    assert np.array_equal(narrated_questions.similarities(Reader(), Corpus({"v2"}).films, asked), whole)
 
 
 def test_a_clip_that_cannot_be_read_is_like_nothing(asked):
-    scores = narrated_questions.similarities(Reader(), Corpus(unreadable=("v3",)), asked)
+    scores = narrated_questions.similarities(Reader(), Corpus(unreadable=("v3",)).films, asked)
     broken = np.array([[clip[0] == "v3" for clip in question.choices] for question in asked])
     assert broken.any() and (scores[broken] == -1).all() and (scores[~broken] > -1).all()
     assert narrated_questions.accuracy(scores, asked)["inter"] < 1
+
+
+@pytest.mark.parametrize("on_demand", [False, True])
+def test_questions_of_a_file_are_those_that_were_drawn(asked, tmp_path, on_demand):
+    """The corpus as files, but for a video that is not there: its clips are like nothing, all others as before."""
+    corpus = Corpus()
+    (tmp_path / "videos").mkdir()
+    write_egomcq(tmp_path / "egomcq.json", asked)
+    for name in corpus.names[:5]:
+        frames = corpus.films[name].clip(0, 60).permute(0, 2, 3, 1).repeat(1, 4, 4, 1).numpy()
+        write_video(tmp_path / f"videos/{name}.avi", frames, fps=1.0)
+    found, films = narrated_questions.of_file(tmp_path, frames=2, seconds=2.0, size=16, on_demand=on_demand)
+    assert found == asked and sorted(films) == corpus.names[:5]
+    scores = narrated_questions.similarities(Reader(), films, found)
+    gone = np.array([[clip[0] == "v5" for clip in question.choices] for question in asked])
+    assert gone.any() and (scores[gone] == -1).all()
+    expected = narrated_questions.similarities(Reader(), corpus.films, asked)
+    assert np.abs(scores - expected)[~gone].max() < 0.03, (
+        "but for the two levels of grey that JPEG changes: captions are six apart"
+    )
 
 
 def test_two_rows_are_alike_in_a_verb_a_noun_or_both():

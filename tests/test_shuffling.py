@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from thesis_lib import clip_stages, methods, params, shuffling, stages
+from thesis_lib import clip_stages, extraction, features, methods, params, shuffling, stages
+from thesis_lib.data.video import read_frames, write_video
+from thesis_lib.models.i3d import I3DR50
+from thesis_lib.models.s3d import S3D
 from thesis_lib.shuffling import Shuffled
 from thesis_lib.training import asformer
 
@@ -71,7 +74,9 @@ def test_systems_without_a_notebook_are_not_asked(p, monkeypatch):
     assert found["accuracy"].tolist() == [0.9, 0.8, 0.7, 0.6, 0.55, 0.25, 0.59, 0.25]
 
 
-def test_a_mean_of_frames_is_blind_and_one_that_sees_motion_is_not(p):
+def test_a_mean_of_frames_is_blind_and_one_that_sees_motion_is_not(p, monkeypatch):
+    monkeypatch.setattr(shuffling, "networks", lambda p: {})
+
     def motion(clips):
         return ((clips[:, :, 1:] - clips[:, :, :-1]) * clips[:, :, 1:]).flatten(1)
 
@@ -80,6 +85,43 @@ def test_a_mean_of_frames_is_blind_and_one_that_sees_motion_is_not(p):
         assert np.allclose(found.loc[title, "sensitivity"], 0)
         assert found.loc[(title, "appearance"), "ordered"] > 0.9 and found.loc[(title, "order"), "ordered"] < 0.75
     assert found.loc[("motion", "order"), "ordered"] > 0.8 and found.loc[("motion", "order"), "sensitivity"] > 0.2
+
+
+def settings(**changed):
+    known = dict(device="cpu", features_root="", i3d_features_root="", s3d_features_root="", i3d_backbone="r50")
+    known |= dict(head="adaptive", color="rgb", window=5, i3d_size=16, s3d_frames=4, s3d_size=32, s3d_output="mixed_5c")
+    return SimpleNamespace(**known | changed)
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_what_asformer_and_videoclip_read_is_asked_as_it_is_extracted(monkeypatch, tmp_path, color):
+    """The vector of the middle frame of a video of one window, and of its only second."""
+    torch.manual_seed(0)
+    i3d, s3d = I3DR50(stem_dim=1).eval(), S3D(embed_dim=8, channels_div=16, vocab_size=5).eval()
+    p = settings(color=color)
+    monkeypatch.setattr(stages, "of", lambda stage, p: p)
+    monkeypatch.setattr(stages, "i3d_weights", lambda p: None)
+    monkeypatch.setattr(features, "load_i3d", lambda *about: i3d)
+    monkeypatch.setattr(shuffling, "_s3d", lambda p: s3d)
+    found = shuffling.networks(p)
+    assert [(one.frames, one.size) for one in found.values()] == [(5, 16), (4, 32)]
+    of_i3d, of_s3d = (one.features for one in found.values())
+
+    def filmed(frames, size):
+        path = tmp_path / f"{size}.avi"
+        write_video(path, np.random.default_rng(1).integers(0, 255, (frames, size, size, 3), np.uint8), fps=frames)
+        shown = np.stack([image for _, image in read_frames(path)])
+        return path, torch.from_numpy(shown).float().div(255).permute(3, 0, 1, 2)[None]
+
+    with torch.no_grad():
+        path, clip = filmed(5, 16)
+        expected = extraction.i3d_features(i3d, path, window=5, color=color)[:, 2]
+        torch.testing.assert_close(of_i3d(clip)[0], torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+        path, clip = filmed(4, 32)
+        expected = extraction.s3d_features(s3d, path, frames_per_clip=4, output="mixed_5c")[0]
+        torch.testing.assert_close(of_s3d(clip)[0], torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+    assert not shuffling.networks(settings(features_root="there", s3d_features_root="here")), "vectors from elsewhere"
+    assert list(shuffling.networks(settings(i3d_backbone="two_stream"))) == ["VideoCLIP's S3D"], "flow is no frames"
 
 
 def test_vectors_stay_within_their_second():

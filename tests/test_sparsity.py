@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from thesis_lib import sparsity
 from thesis_lib.models.svitt import SViTT, SViTTConfig, count_edges, sparse_pattern
 from thesis_lib.palette import FAINT, OURS, THESIS
-from thesis_lib.training.svitt import Encoder
+from thesis_lib.training.svitt import Encoder, normalised
 
 
 class Pieces:
@@ -19,6 +19,11 @@ class Pieces:
 
     def __len__(self):
         return 10
+
+    def encode(self, texts, most):
+        """[CLS] and a piece for each letter of the first four."""
+        ids = np.array([[0, *(1 + ord(letter) % 8 for letter in text[:4].ljust(4))] for text in texts])
+        return ids, np.ones(ids.shape, bool)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +43,27 @@ def test_patches_that_are_left(encoder):
     table = sparsity.kept_table(left)
     assert table["patches"].tolist() == [48, 24, 12] and table["share"].tolist() == [1, 0.5, 0.25]
     assert sparsity.kept_patches(encoder, clips[:, :, :2]).shape == (3, 2, 2, 4, 4)
+
+
+def test_patches_that_words_leave_are_those_that_they_look_at():
+    """The last layer of fusion is asked what it saw: its keys are those of the patches that are said to be left."""
+    torch.manual_seed(3)
+    config = SViTTConfig(3, 32, 8, 16, 2, 32, 4, 1.0, 0.0, (1, 1), 4, 0, 0.5, (0,), 10, 3, 1, 0.25, (1,), embed_dim=8)
+    encoder, seen = Encoder(SViTT(config), Pieces(), 2.0).eval(), []
+    last = encoder.model.text_encoder.bert["encoder"]["layer"][-1].crossattention["self"].key
+    last.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0][:, 1:]))
+    clip = torch.rand(3, 3, 32, 32)
+    left = sparsity.kept_for_texts(encoder, clip, ["one", "another"])
+    assert left.shape == (2, 3, 4, 4) and left.reshape(2, -1).sum(1).tolist() == [6, 6]
+    states = encoder.model.encode_video(normalised(clip[None]))[0][0, 1:]
+    of_video = np.flatnonzero(sparsity.kept_patches(encoder, clip[None])[-1])
+    for text in range(2):
+        rows = np.searchsorted(of_video, np.flatnonzero(left[text]))
+        assert np.array_equal(of_video[rows], np.flatnonzero(left[text])), "of those that the video encoder left"
+        torch.testing.assert_close(seen[0][text], states[rows])
+    encoder.model.text_encoder.config = replace(config, fusion_keep_rate=1.0)
+    everything = sparsity.kept_for_texts(encoder, clip, ["one"])
+    assert np.array_equal(everything[0], sparsity.kept_patches(encoder, clip[None])[-1, 0])
 
 
 def test_the_picture_of_patches_shows_those_that_are_left(encoder):

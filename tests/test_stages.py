@@ -250,9 +250,11 @@ def test_few_labels_take_as_many_steps_on_any_number_of_videos(monkeypatch, tmp_
 
 def test_every_switch_of_extraction_changes_the_frames_and_what_rests_on_them(keys):
     frames = {"i3d_features"} | {name for name in jobs_of("smoke") if name.startswith(("baseline", "cropping"))}
-    switches = dict(color="bgr", padding="edge", last_frame="unseen", head="window", i3d_size=40, i3d_mode="dense")
+    switches = dict(color="bgr", padding="edge", last_frame="unseen", head="window", i3d_mode="dense")
     for name, value in switches.items():
         assert changed(keys, "02_feature_extraction", **{name: value}) == frames, name
+    sized = changed(keys, "02_feature_extraction", i3d_size=40)
+    assert sized == frames | {"i3d_weights"}, "the small network is trained at the size of the frames it will see"
     seconds = changed(keys, "02_feature_extraction", s3d_output="mixed_5c")
     assert {"s3d_salads", "s3d_howto"} <= seconds and not seconds & (frames | {"s3d_weights"})
 

@@ -13,6 +13,7 @@ from thesis_lib.data import video
 from thesis_lib.data.flow import METHODS
 from thesis_lib.data.video import frame_rate
 from thesis_lib.feature_folder import extract_folder
+from thesis_lib.models.folding import fold_norms
 from thesis_lib.models.official import load_official
 from thesis_lib.training import i3d, s3d
 from thesis_lib.training.loop import choose_device
@@ -82,9 +83,9 @@ def i3d_extractor(
 ) -> Callable:
     """video -> [D, T] with the settings of a folder; batch, precision and device are left to be given."""
     shared = dict(window=window, size=size, color=color, padding=padding, last_frame=last_frame)
-    model = load_i3d(weights, backbone, head)
+    model = fold_norms(load_i3d(weights, backbone, head))
     if backbone == "two_stream":
-        motion = load_official("i3d_inception", flow_weights, in_channels=2)[0]
+        motion = fold_norms(load_official("i3d_inception", flow_weights, in_channels=2)[0])
         return partial(extraction.two_stream_features, model, motion, flow=flow, **shared)
     return partial(extraction.i3d_features, model, mode=mode, **shared, **PIXELS[backbone])
 
@@ -172,7 +173,7 @@ def extract_s3d(
     model = s3d.load(weights)[0] if weights.is_dir() else load_official("s3d_howto100m", weights)[0]
     extractor = partial(
         extraction.s3d_features,
-        model,
+        fold_norms(model),
         frames_per_clip=settings["frames"],
         size=settings["size"],
         output=settings["output"],

@@ -99,8 +99,8 @@ def systems(method: str, profile: str) -> dict[str, dict]:
             found[f"{method}_changed{number}"] = job(f"{method}.comparison", made, changed=changed)
     if methods.has_text(method):  # which zero-shot compares with the names of classes
         found[f"{method}_embed"] = job(f"{method}.vectors", made, kind="embed")
-    return found | films | {
-        f"{method}_weights": job(f"{method}.weights", ("corpus", *films), processes, max(12, p.num_steps // 1500)),
-        f"{method}_fine_tuning": job(f"{method}.fine_tuning_splits", made),
-        f"{method}_frozen": job(f"{method}.frozen_splits", made),
-    }
+    hours = max(12, p.num_steps // 1500)
+    found |= films | {f"{method}_weights": job(f"{method}.weights", ("corpus", *films), processes, hours)}
+    for stage in ("fine_tuning", "frozen"):
+        found[f"{method}_{stage}"] = job(f"{method}.{stage}_splits", made)
+    return found

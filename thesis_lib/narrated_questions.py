@@ -1,6 +1,7 @@
 """Questions in the manner of EgoMCQ over any narrated videos, and who is a positive of whom in a batch of EgoNCE."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,8 @@ import torch
 from torch import nn
 
 from thesis_lib import metrics, seconds
-from thesis_lib.data.egoclip import KITCHEN, Question, Taxonomy, draw_questions
-from thesis_lib.training.films import around
+from thesis_lib.data.egoclip import KITCHEN, Question, Taxonomy, draw_questions, read_egomcq
+from thesis_lib.training.films import Film, around, read_films
 from thesis_lib.training.loop import choose_device
 from thesis_lib.training.narrated_clips import NarratedClips
 
@@ -23,21 +24,34 @@ def draw(corpus: NarratedClips, count: int, rng: np.random.Generator) -> list[Qu
     return draw_questions(clips, count, rng)
 
 
+def of_file(
+    root: str | Path, *, frames: int, seconds: float, size: int, on_demand: bool = False
+) -> tuple[list[Question], dict[str, Film]]:
+    """The questions of root/egomcq.json, and the films of root/videos that they ask about.
+
+    frames, seconds, size, on_demand: of a clip, see NarratedClips. Raises ValueError where not one film is there.
+    """
+    questions, ends = read_egomcq(Path(root) / "egomcq.json"), {}
+    for video, _, end, _ in (clip for question in questions for clip in question.choices):
+        ends[video] = max(end, ends.get(video, 0.0))
+    return questions, read_films(root, sorted(ends), size, frames / seconds if on_demand else 0.0, ends, frames)
+
+
 @torch.inference_mode()
 def similarities(
-    encoder: nn.Module, corpus: NarratedClips, questions: Sequence[Question], device: str = "auto"
+    encoder: nn.Module, films: Mapping[str, Film], questions: Sequence[Question], device: str = "auto"
 ) -> np.ndarray:
-    """[Q, 5] cosines of each question's text and clips, a clip around the middle of what is said of it.
+    """[Q, 5] cosines of each question's text and clips, a clip of the encoder's length around the middle of each.
 
     A clip that cannot be read is like nothing: -1. The encoder is moved to the device.
     """
-    place = choose_device(device)
+    place, length = choose_device(device), (encoder.frames, encoder.seconds)
     encoder.to(place)
     chosen, vectors = list(dict.fromkeys(clip for question in questions for clip in question.choices)), {}
     for start in range(0, len(chosen), AT_ONCE):
         some = chosen[start : start + AT_ONCE]
-        clips = [around(corpus.films[c[0]], (c[1] + c[2]) / 2, corpus.frames, corpus.seconds) for c in some]
-        readable = {clip: frames.numpy() for clip, frames in zip(some, clips, strict=True) if frames is not None}
+        clips = {c: around(films[c[0]], (c[1] + c[2]) / 2, *length) for c in some if c[0] in films}
+        readable = {clip: frames.numpy() for clip, frames in clips.items() if frames is not None}
         if readable:
             found = seconds.encode(encoder.embed, np.stack([*readable.values()]), device=place)
             vectors |= zip(readable, found, strict=True)

@@ -22,7 +22,9 @@ def order_tasks(
     places, so that no frame and no set of frames tells. Both labels are independent and balanced.
     """
     side, grounds = max(2, size // 4), rng.uniform(0.3, 0.6, (count, 1, 1, 1, 1))
-    clips = grounds + rng.normal(0, 0.03, (count, 3, frames, size, size))
+    clips = rng.standard_normal((count, 3, frames, size, size), dtype=np.float32)
+    clips *= 0.03
+    clips += grounds.astype(np.float32)
     labels = {task: rng.permutation(np.arange(count) % 2) for task in TASKS}
     places = np.round(np.linspace(0, size - side, frames)).astype(int)
     for number in range(count):
@@ -30,7 +32,8 @@ def order_tasks(
         color = COLORS[labels["appearance"][number]] + rng.normal(0, 0.03, 3)
         for time, left in enumerate(places[:: -1 if labels["order"][number] else 1]):
             clips[number, :, time, top : top + side, left : left + side] = color[:, None, None]
-    return torch.from_numpy(clips.clip(0, 1)).float(), {task: torch.from_numpy(found) for task, found in labels.items()}
+    clips.clip(0, 1, out=clips)
+    return torch.from_numpy(clips), {task: torch.from_numpy(found) for task, found in labels.items()}
 
 
 def shuffle_frames(clips: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -49,25 +52,45 @@ def order_sensitivity(
 ) -> dict[str, float]:
     """{"ordered", "shuffled", "sensitivity"}: accuracies 0..1 and the first less the second.
 
-    features_or_predict: an Encoder of any system, or a function of clips [B, 3, T, S, S] in 0..1 that gives vectors
-    [B, D] or classes [B] (ints), on the device. On vectors a linear probe learns from one half of the clips, in order,
-    and is asked about the other half; classes are taken as they are, of all clips. Raises ValueError for fewer than 4
-    clips.
+    features_or_predict: see `in_order_and_shuffled`, labels: see `sensitivity`.
     """
-    labels = torch.as_tensor(labels)
-    if len(clips) < 4 or len(labels) != len(clips):
-        raise ValueError(f"{len(clips)} clips and {len(labels)} labels: at least 4 clips, a label each")
+    return sensitivity(*in_order_and_shuffled(features_or_predict, clips, rng, batch, device), labels, rng)
+
+
+def in_order_and_shuffled(
+    features_or_predict: Callable,
+    clips: torch.Tensor,
+    rng: np.random.Generator,
+    batch: int = 64,
+    device: torch.device | str = "cpu",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is said of clips as they are, and with the frames of each in another order, on the CPU.
+
+    features_or_predict: an Encoder of any system, or a function of clips [B, 3, T, S, S] in 0..1 that gives vectors
+    [B, D] or classes [B] (ints), on the device.
+    """
     function = getattr(features_or_predict, "features", features_or_predict)
 
     def values(clips: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return torch.cat([torch.as_tensor(function(part.to(device))) for part in clips.split(batch)]).cpu()
 
-    in_order, shuffled = values(clips), values(shuffle_frames(clips, rng))
+    return values(clips), values(shuffle_frames(clips, rng))
+
+
+def sensitivity(in_order: torch.Tensor, shuffled: torch.Tensor, labels, rng: np.random.Generator) -> dict[str, float]:
+    """{"ordered", "shuffled", "sensitivity"} of `in_order_and_shuffled`, for labels [N].
+
+    On vectors a linear probe learns from one half of the clips, in order, and is asked about the other half; classes
+    are taken as they are, of all clips. Raises ValueError for fewer than 4 clips.
+    """
+    labels = torch.as_tensor(labels)
+    if len(in_order) < 4 or len(labels) != len(in_order):
+        raise ValueError(f"{len(in_order)} clips and {len(labels)} labels: at least 4 clips, a label each")
     if in_order.dim() == 1:
         found = {"ordered": in_order == labels, "shuffled": shuffled == labels}
     else:
-        one, other = torch.from_numpy(rng.permutation(len(clips))).tensor_split(2)
+        one, other = torch.from_numpy(rng.permutation(len(in_order))).tensor_split(2)
         probe = linear_probe(in_order[one], labels[one])
         found = {
             "ordered": probe(in_order[other]) == labels[other],

@@ -5,7 +5,7 @@ ASFormer, which reads a vector a frame, gets those of a second shuffled.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from thesis_lib import clip_stages, extraction, methods, order, seconds, segmentation, stages
+from thesis_lib import clip_stages, extraction, features, methods, order, seconds, segmentation, stages
 from thesis_lib.data import salads, video
 from thesis_lib.models.asformer import ASFormer
 from thesis_lib.models.official import load_official
@@ -130,21 +130,55 @@ def shuffled_accuracies(p: SimpleNamespace, split: int) -> pd.DataFrame:
 
 
 def order_probes(p: SimpleNamespace, others: dict[str, Callable], count: int = 200) -> pd.DataFrame:
-    """The two tasks of `order` asked of the frozen features of all of `methods.there`, and of `others`.
+    """The two tasks of `order` asked of the frozen features of all of `methods.there`, of what ASFormer and VideoCLIP
+    read (`networks`), and of `others`.
 
     others: {title: clips -> vectors}, asked about clips as those of the last system. Columns method, task, ordered,
     shuffled, sensitivity.
     """
     vocab, device, rows = stages.vocabulary(p), choose_device(p.device), []
     weights = {name: clip_stages.weights(p, name) for name in methods.there()}
-    encoders = {methods.find(name).title: methods.load(name, path, vocab) for name, path in weights.items()}
-    for title, encoder in (encoders | others).items():
-        about = encoder.to(device) if title in encoders else list(encoders.values())[-1]
-        clips, labels = order.order_tasks(np.random.default_rng(p.seed), count, about.frames, about.size)
+    encoders = {methods.find(name).title: methods.load(name, path, vocab).to(device) for name, path in weights.items()}
+    last = list(encoders.values())[-1]
+    others = {title: Network(last.frames, last.size, function) for title, function in others.items()}
+    for title, encoder in (networks(p) | encoders | others).items():
+        clips, labels = order.order_tasks(np.random.default_rng(p.seed), count, encoder.frames, encoder.size)
+        rng = np.random.default_rng(p.seed)
+        vectors = order.in_order_and_shuffled(encoder, clips, rng, device=device)
         for task in order.TASKS:
-            values = order.order_sensitivity(encoder, clips, labels[task], np.random.default_rng(p.seed), device=device)
-            rows.append({"method": title, "task": task} | values)
+            rows.append({"method": title, "task": task} | order.sensitivity(*vectors, labels[task], rng))
     return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What `order` asks of an Encoder: features(clips [B, 3, frames, size, size] of RGB in 0..1) -> [B, D]."""
+
+    frames: int
+    size: int
+    features: Callable[[torch.Tensor], torch.Tensor]
+
+
+def networks(p: SimpleNamespace) -> dict[str, Network]:
+    """The networks whose vectors ASFormer and VideoCLIP read, on the device; none for features from elsewhere.
+
+    Their clips are what such a vector sees: the window of a frame, and a second.
+    """
+    device, found = choose_device(p.device), {}
+    i3d, s3d = stages.of("i3d_features", p), stages.of("s3d_features", p)
+    if not (stages.of("baseline", p).features_root or i3d.i3d_features_root or i3d.i3d_backbone == "two_stream"):
+        model = features.load_i3d(stages.i3d_weights(i3d), i3d.i3d_backbone, i3d.head).eval().to(device)
+        pixels = features.PIXELS[i3d.i3d_backbone]
+
+        def read(clips: torch.Tensor) -> torch.Tensor:
+            seen = clips.flip(1) if i3d.color == "bgr" else clips
+            return model((seen - pixels["mean"]) / pixels["std"])
+
+        found["ASFormer's I3D"] = Network(i3d.window, i3d.i3d_size, read)
+    if not s3d.s3d_features_root:
+        encode = getattr(_s3d(s3d).eval().to(device), extraction.S3D_OUTPUTS[s3d.s3d_output])
+        found["VideoCLIP's S3D"] = Network(s3d.s3d_frames, s3d.s3d_size, encode)
+    return found
 
 
 def _of_seconds(folder, p: SimpleNamespace) -> Callable[[torch.Tensor], np.ndarray]:

@@ -28,14 +28,29 @@ def kept_patches(encoder, clips: torch.Tensor) -> np.ndarray:
 
     encoder: `training.svitt.Encoder`; clips [B, 3, T, S, S] of RGB in 0..1.
     """
-    _, rows, columns = encoder.model.config.window
-    left = np.ones((1, len(clips), clips.shape[2] * rows * columns), dtype=bool)
     with torch.no_grad():
-        for kept in encoder.kept(clips):
-            stage = np.zeros_like(left[:1])
-            np.put_along_axis(stage[0], kept.cpu().numpy(), True, axis=1)
-            left = np.concatenate([left, stage])
-    return left.reshape(*left.shape[:2], clips.shape[2], rows, columns)
+        stages = [_as_mask(encoder, clips, kept) for kept in encoder.kept(clips)]
+    return np.stack([np.ones_like(_as_mask(encoder, clips)), *stages])
+
+
+def kept_for_texts(encoder, clip: torch.Tensor, texts: Sequence[str]) -> np.ndarray:
+    """Which patches of a clip [3, T, S, S] the last layer of fusion sees for each text: bool [K, T, rows, columns].
+
+    All that the video encoder left, where nothing is pruned across modalities.
+    """
+    clips = clip[None].expand(len(texts), -1, -1, -1, -1)
+    with torch.no_grad():
+        kept = encoder.kept_for(clips, texts) or encoder.kept(clips)
+    return _as_mask(encoder, clips, *kept[-1:]) if kept else np.ones_like(_as_mask(encoder, clips))
+
+
+def _as_mask(encoder, clips: torch.Tensor, kept: torch.Tensor | None = None) -> np.ndarray:
+    """Numbers [B, n] of patches -> bool [B, T, rows, columns]; None: of no patch."""
+    shape = (len(clips), clips.shape[2], *encoder.model.config.window[1:])
+    mask = np.zeros((len(clips), np.prod(shape[1:])), dtype=bool)
+    if kept is not None:
+        np.put_along_axis(mask, kept.cpu().numpy(), True, axis=1)
+    return mask.reshape(shape)
 
 
 def kept_table(left: np.ndarray) -> pd.DataFrame:

@@ -119,6 +119,7 @@ def i3d_weights(p: SimpleNamespace) -> Path:
         warmup=p.i3d_warmup,
         stem_dim=p.i3d_stem_dim,
         frames=p.i3d_train_frames,
+        size=p.i3d_size,
         seed=p.seed,
         device=p.device,
     )

@@ -78,8 +78,7 @@ class Canvas:
 
     def capsule(self, start, end, radius: float, color, visible=None) -> None:
         """Paint a line from start to end with a round pen; `visible` [T] bool leaves frames out."""
-        length = len(self.frames)
-        start, end = (np.broadcast_to(np.asarray(p, np.float32), (length, 2)) for p in (start, end))
+        start, end = (np.atleast_2d(np.asarray(p, np.float32)) for p in (start, end))  # [1, 2] where nothing moves
         reach = radius + 1
         low = np.floor(np.minimum(start, end).min(0) - reach).clip(0, SIZE).astype(int)
         high = np.ceil(np.maximum(start, end).max(0) + reach + 1).clip(0, SIZE).astype(int)
@@ -95,7 +94,7 @@ class Canvas:
         distance = np.sqrt((dx - t * ax) ** 2 + (dy - t * ay) ** 2)
         cover = (radius + 0.5 - distance).clip(0, 1)
         if visible is not None:
-            cover *= np.asarray(visible, np.float32)[:, None, None]
+            cover = cover * np.asarray(visible, np.float32)[:, None, None]
         region = self.frames[:, low[1] : high[1], low[0] : high[0]]
         region += cover[..., None] * (np.asarray(color, np.float32) - region)
 
@@ -127,9 +126,10 @@ class Kitchen:
 
     def act(self, verb: str, thing: str, length: int) -> np.ndarray:
         """`length` frames [length, SIZE, SIZE, 3] uint8 of one action; what it leaves behind stays for the next."""
-        canvas = Canvas(self.background, length)
+        still = Canvas(self.background, 1)
         for where, color in self.in_bowl + self.on_plate:
-            canvas.capsule(where, where, 1.6, color)
+            still.capsule(where, where, 1.6, color)
+        canvas = Canvas(still.frames[0], length)
         clock = (np.arange(length) + self.rng.uniform(0, FPS)) / FPS  # seconds
         done = np.linspace(0, 1, length)
         pace = 1 + 0.2 * self.nuisance * self.rng.uniform(-1, 1)
@@ -138,9 +138,11 @@ class Kitchen:
 
     def develop(self, canvas: Canvas) -> np.ndarray:
         """Light, tint, sensor grain and 8 bits."""
-        frames = canvas.frames * self.look.light + self.look.tint.astype(np.float32)
+        frames = canvas.frames
+        frames *= self.look.light
+        frames += self.look.tint.astype(np.float32)
         frames += self.grain[self.rng.integers(len(self.grain), size=len(frames))]
-        return frames.clip(0, 255).astype(np.uint8)
+        return frames.clip(0, 255, out=frames).astype(np.uint8)
 
     # -- parts that several motions share --
 

@@ -70,21 +70,25 @@ class SparseSelfAttention(nn.Module):
         """What the N patches get: a gather of each block's keys, then attention within the block."""
         size, count = self.block, query.shape[2] - 1
         blocks = -(-count // size)
+        missing = blocks * size - count  # of the last block
         if len(pattern) != blocks:
             raise ValueError(f"a pattern of {len(pattern)} blocks for {count} patches, which are {blocks} of {size}")
 
         def cut(x):  # [B, heads, 1 + N, d] -> the patches as [B, heads, blocks, G, d]
-            return F.pad(x[:, :, 1:], (0, 0, 0, blocks * size - count)).unflatten(2, (blocks, size))
+            x = x[:, :, 1:]
+            return (F.pad(x, (0, 0, 0, missing)) if missing else x).unflatten(2, (blocks, size))
 
         def gather(x):  # -> [CLS] and the chosen patches as [B, heads * blocks, 1 + k * G, d]
             chosen = cut(x).index_select(2, pattern.flatten()).unflatten(2, pattern.shape).flatten(3, 4)
             return torch.cat([x[:, :, None, :1].expand(-1, -1, blocks, -1, -1), chosen], dim=3).flatten(1, 2)
 
-        own = F.pad(places[:, 1:], (0, blocks * size - count), value=1).unflatten(1, (blocks, size))
+        own = F.pad(places[:, 1:], (0, missing), value=1).unflatten(1, (blocks, size))
         others = F.pad(own[:, pattern].flatten(2), (1, 0))  # [B or 1, blocks, 1 + k * G]
-        numbers = pattern[..., None] * size + torch.arange(size, device=pattern.device)
-        filling = F.pad(numbers.flatten(1) >= count, (1, 0))[:, None]  # [blocks, 1, 1 + k * G]
-        bias = self.relative_position_bias(own, others).masked_fill(filling, -torch.inf)
+        bias = self.relative_position_bias(own, others)
+        if missing:
+            numbers = pattern[..., None] * size + torch.arange(size, device=pattern.device)
+            filling = F.pad(numbers.flatten(1) >= count, (1, 0))[:, None]  # [blocks, 1, 1 + k * G]
+            bias = bias.masked_fill(filling, -torch.inf)
         attended = F.scaled_dot_product_attention(
             cut(query).flatten(1, 2), gather(key), gather(value), attn_mask=bias.flatten(1, 2).to(query.dtype)
         )

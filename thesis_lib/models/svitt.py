@@ -108,7 +108,7 @@ class SViTT(nn.Module):
 
     def fuse(self, text, mask, video):
         """States of texts [B, L, D], their mask [B, L] and states of videos [B, 1 + n, D] -> [B, L, D]."""
-        return self.text_encoder.fuse(text, mask, video)
+        return self.text_encoder.fuse(text, mask, video)[0]
 
     def project_video(self, pooled):
         """[B, D] -> [B, E], unit length."""
@@ -245,16 +245,20 @@ class FusionBert(nn.Module):
         return states
 
     def fuse(self, states, mask, video):
-        """After the layers of fusion_drop_after, later ones see only the patches that the text's [CLS] looked at most.
+        """(states [B, L, D], kept patches [B, m] after each pruned layer, of those that `video` has).
 
+        After the layers of fusion_drop_after, later ones see only the patches that the text's [CLS] looked at most.
         [CLS] of the video always stays.
         """
-        config = self.config
+        config, kept = self.config, []
+        places = torch.arange(video.shape[1] - 1, device=video.device).expand(len(video), -1)
         for number, layer in enumerate(self.bert["encoder"]["layer"][config.fusion_layer :], config.fusion_layer):
             states, from_cls = layer(states, mask[:, None, None], video)
             if number in config.fusion_drop_after and config.fusion_keep_rate < 1:
-                video = keep_rows(video, keep_tokens(from_cls, config.fusion_keep_rate))
-        return states
+                rows = keep_tokens(from_cls, config.fusion_keep_rate)
+                video, places = keep_rows(video, rows), places.gather(1, rows)
+                kept.append(places)
+        return states, kept
 
     def word_logits(self, states):
         """States [..., D] -> scores of all words [..., vocab_size]."""

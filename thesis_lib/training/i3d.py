@@ -27,20 +27,21 @@ def train(
     warmup: int,
     stem_dim: int,
     frames: int = 21,
+    size: int | None = None,
     seed: int = 0,
     device: str = "auto",
 ) -> None:
     """Trains I3DR50 on kinetics/videos/*.avi and kinetics/labels.csv; `load(folder)` gives it back.
 
-    A batch holds random windows of `frames` frames. Every tenth clip is held out: history.csv has the accuracy on
-    21 frames of those.
+    size: of a clip in pixels, see `extraction.prepare`. A batch holds random windows of `frames` frames. Every tenth
+    clip is held out: history.csv has the accuracy on 21 frames of those.
     """
     seed_everything(seed)
     device = choose_device(device)
     with open(Path(kinetics) / "labels.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     classes = sorted({row["label"] for row in rows})
-    clips = torch.stack([read_clip(Path(kinetics) / f"videos/{row['video_id']}.avi") for row in rows])
+    clips = torch.stack([read_clip(Path(kinetics) / f"videos/{row['video_id']}.avi", size) for row in rows])
     labels = torch.tensor([classes.index(row["label"]) for row in rows])
     held_out = torch.arange(len(rows)) % 10 == 9
     train_clips, train_labels = clips[~held_out], labels[~held_out]
@@ -76,10 +77,10 @@ def train(
     )
 
 
-def read_clip(path: Path) -> torch.Tensor:
-    """A whole clip [T, 3, H, W] uint8."""
+def read_clip(path: Path, size: int | None = None) -> torch.Tensor:
+    """A whole clip [T, 3, H, W] uint8; size: see `extraction.prepare`."""
     frames = torch.from_numpy(np.stack([frame for _, frame in read_frames(path)]))
-    return (prepare(frames) * 255).round().byte()
+    return (prepare(frames, size) * 255).round().byte()
 
 
 def normalise(clips: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,6 @@ STEPS_PER_EPOCH = 25  # of the log and the checkpoints, where random batches kno
 SPARED = 30.0  # seconds of training sooner done again than saved: a checkpoint can cost a tenth of a short epoch
 
 
-
 def choose_device(device: str = "auto") -> torch.device:
     """auto: the GPU of this process where there is one, the CPU otherwise."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)

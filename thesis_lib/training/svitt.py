@@ -58,14 +58,24 @@ class Encoder(nn.Module):
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """[K, E], unit length."""
-        ids, mask = self.vocabulary.encode(texts, MAX_WORDS)
-        device = self.model.temp.device
-        states = self.model.encode_text(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
-        return self.model.project_text(states)
+        return self.model.project_text(self._read(texts)[0])
 
     def kept(self, clips: torch.Tensor) -> list[torch.Tensor]:
         """Which patches are left after each pruned layer: [B, n] numbers, frame by frame and row by row."""
         return self.model.vision_encoder(normalised(clips))[2]
+
+    def kept_for(self, clips: torch.Tensor, texts: Sequence[str]) -> list[torch.Tensor]:
+        """As `kept`, after each pruned layer of fusion: the patches that the text of each clip looks at most."""
+        states, left = self.model.vision_encoder(normalised(clips))[::2]
+        numbers = left[-1] if left else torch.arange(states.shape[1] - 1, device=states.device).expand(len(states), -1)
+        read = self._read(texts)
+        kept = self.model.text_encoder.fuse(*read, self.model.vision_layernorm(states))[1]
+        return [numbers.gather(1, places) for places in kept]
+
+    def _read(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """States of texts [K, L, D] and their mask [K, L]."""
+        ids, mask = (torch.from_numpy(a).to(self.model.temp.device) for a in self.vocabulary.encode(texts, MAX_WORDS))
+        return self.model.encode_text(ids, mask), mask
 
 
 def normalised(clips: torch.Tensor) -> torch.Tensor:
