@@ -75,7 +75,7 @@ for notebook in NOTEBOOKS:
             [f"jobs/{job}.done" for job in rules.stages(notebook, JOBS)],
             [f"notebooks/{need}.ipynb" for need in rules.needs(notebook, NOTEBOOKS)],
         output: f"notebooks/{notebook}.ipynb"
-        resources: mem_mb=6000, runtime=240, gpu=ON_GPU
+        resources: mem_mb=12000, runtime=240, gpu=ON_GPU
         threads: THREADS
         params: notebook=notebook
         shell: "{GPUS} {resources.gpu} {THESIS} notebook {params.notebook} --profile {PROFILE}"

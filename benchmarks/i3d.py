@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from benchmarks.measure import alternate, machine, ratio
 from thesis_lib.extraction import prepare
+from thesis_lib.models.folding import fold_norms
 from thesis_lib.models.i3d import I3DR50
 from thesis_lib.models.official import load_official
 
@@ -86,11 +87,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(machine())
 
-    counts = {"loop": options.windows, "exact": options.windows, "dense": 10 * options.windows}
+    counts = dict.fromkeys(("loop", "exact", "folded"), options.windows) | {"dense": 10 * options.windows}
     frames = video(max(counts.values()) + WINDOW - 1)
     model = network(options.weights).to(options.device)
     theirs = nn.Sequential(*copy.deepcopy(model.blocks[:-1]), nn.AvgPool3d((4, 7, 7), 1), nn.AdaptiveAvgPool3d(1))
     model.to(memory_format=torch.channels_last_3d)
+    folded = fold_norms(copy.deepcopy(model))  # as extraction does
+    modes = {"exact": model.windows, "folded": folded.windows, "dense": folded.dense}
     features, place = {}, (options.size, options.device)
 
     def run(name):
@@ -98,13 +101,13 @@ def main() -> None:
         if name == "loop":
             features[name] = thesis_loop(theirs, part, *place)
         else:
-            features[name] = ours(model.windows if name == "exact" else model.dense, part, *place)
+            features[name] = ours(modes[name], part, *place)
 
     seconds = alternate({name: lambda name=name: run(name) for name in counts}, options.repeats)
     seconds = {name: [value / counts[name] for value in values] for name, values in seconds.items()}  # a window
     print(f"{WINDOW} x {options.size} x {options.size}, seconds a window: ", end="")
     print(", ".join(f"{name} {median(values):.3f}" for name, values in seconds.items()))
-    for name in ("exact", "dense"):
+    for name in modes:
         found = features[name][: options.windows]
         largest = (found - features["loop"]).abs().max() / features["loop"].abs().max()
         relative = (found - features["loop"]).norm() / features["loop"].norm()

@@ -89,7 +89,16 @@ def test_a_mean_of_frames_is_blind_and_one_that_sees_motion_is_not(p, monkeypatc
 
 def settings(**changed):
     known = dict(device="cpu", features_root="", i3d_features_root="", s3d_features_root="", i3d_backbone="r50")
-    known |= dict(head="adaptive", color="rgb", window=5, i3d_size=16, s3d_frames=4, s3d_size=32, s3d_output="mixed_5c")
+    known |= dict(
+        head="adaptive",
+        color="rgb",
+        window=5,
+        i3d_size=16,
+        s3d_frames=4,
+        s3d_size=32,
+        s3d_output="mixed_5c",
+        s3d_normalise=True,
+    )
     return SimpleNamespace(**known | changed)
 
 
@@ -118,7 +127,7 @@ def test_what_asformer_and_videoclip_read_is_asked_as_it_is_extracted(monkeypatc
         expected = extraction.i3d_features(i3d, path, window=5, color=color)[:, 2]
         torch.testing.assert_close(of_i3d(clip)[0], torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
         path, clip = filmed(4, 32)
-        expected = extraction.s3d_features(s3d, path, frames_per_clip=4, output="mixed_5c")[0]
+        expected = extraction.s3d_features(s3d, path, frames_per_clip=4, output="mixed_5c", normalise=True)[0]
         torch.testing.assert_close(of_s3d(clip)[0], torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
     assert not shuffling.networks(settings(features_root="there", s3d_features_root="here")), "vectors from elsewhere"
     assert list(shuffling.networks(settings(i3d_backbone="two_stream"))) == ["VideoCLIP's S3D"], "flow is no frames"

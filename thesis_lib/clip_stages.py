@@ -17,7 +17,7 @@ from thesis_lib import methods, params, runs, stages
 
 # Of fine-tuning, what notebook 07 or the caller sets for all systems alike; the rest has a parameter tuned_<name>.
 OF_ALL = "head num_epochs epochs num_videos warmup prompts seconds_rule precision seed device name".split()
-STAGES = "weights clips vectors fine_tuning fine_tuning_splits frozen frozen_splits comparison".split()
+STAGES = "films weights clips vectors fine_tuning fine_tuning_splits frozen frozen_splits comparison".split()
 
 
 def of(method: str, p: SimpleNamespace) -> SimpleNamespace:
@@ -55,19 +55,20 @@ def weights(p: SimpleNamespace, method: str, **changed) -> Path:
     values["classes"] = mapping if mapping.is_file() else ""
     said = " ".join(f"{name}={value}" for name, value in changed.items() if not isinstance(value, Path))
     values |= dict(howto=stages.named(stages.howto(p)), vocab=stages.vocabulary(p), name=f"{method} {said}".strip())
-    if "films" in known:
-        values["films"] = films(SimpleNamespace(**values))
+    if "films" in known and (size := film_size(SimpleNamespace(**values))):
+        values["films"] = stages.films(p, size)
     inputs = {name: values[name] for name in known if name in values}
     return runs.cached(train, profile=p.profile, together=True, **inputs)
 
 
-def films(p: SimpleNamespace) -> Path | str:
+def films(p: SimpleNamespace, method: str) -> Path | str:
     """The narrated videos decoded once for all; "" where each training decodes the clips that it wants."""
+    p = of(method, p)
     return stages.films(p, size) if (size := film_size(p)) else ""
 
 
 def film_size(p: SimpleNamespace) -> int:
-    """The pixels at which a system wants its narrated videos decoded once for all; 0 where it does not."""
+    """The pixels at which a recipe wants the narrated videos decoded once for all; 0 where it does not."""
     from thesis_lib.training.crops import size_to_read
 
     return 0 if getattr(p, "on_demand", True) else size_to_read(p.size, getattr(p, "crop_scales", [1.0]))

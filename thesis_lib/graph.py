@@ -77,7 +77,8 @@ def jobs(profile: str) -> dict[str, dict]:
     for head in p["fine_tuning"].heads_tuned:
         found[f"few_labels_{head}"] = job("few_labels_all", pretrained, head=head)
     for name in methods.there():
-        found |= systems(name, profile)
+        made = systems(name, profile)  # films may be those of S3D, or of a system before
+        found |= {job: about for job, about in made.items() if job not in found}
     if stages.NOTEBOOK["planted"] in params.notebooks():
         found["planted"] = job("planted")
     return found
@@ -91,8 +92,13 @@ def systems(method: str, profile: str) -> dict[str, dict]:
     made, found = (f"{method}_weights", clips), {}
     p = clip_stages.of(method, SimpleNamespace(profile=profile))
     processes = getattr(p, "processes", 1)
-    size = clip_stages.film_size(p)
-    films = {f"films_{size}": job("films", ("corpus",), size=size)} if size else {}
+    alone = getattr(p, f"{method}_path", "") and not p.compared  # an official file, and nothing is trained beside it
+    same = p.howto_root == params.load(stages.NOTEBOOK["films"], profile).howto_root
+    size = 0 if alone else clip_stages.film_size(p)
+    films = ("films_" if same else f"{first}_films_") + str(size)
+    before = ("corpus", films) if size else ("corpus",)
+    if size:
+        found[films] = job(f"{method}.films", ("corpus",))
     if method == first:
         found[clips] = job(f"{method}.clips", ("corpus",))
         for number, changed in enumerate(p.compared, 1):
@@ -100,7 +106,7 @@ def systems(method: str, profile: str) -> dict[str, dict]:
     if methods.has_text(method):  # which zero-shot compares with the names of classes
         found[f"{method}_embed"] = job(f"{method}.vectors", made, kind="embed")
     hours = max(12, p.num_steps // 1500)
-    found |= films | {f"{method}_weights": job(f"{method}.weights", ("corpus", *films), processes, hours)}
+    found[f"{method}_weights"] = job(f"{method}.weights", before, processes, hours)
     for stage in ("fine_tuning", "frozen"):
         found[f"{method}_{stage}"] = job(f"{method}.{stage}_splits", made)
     return found

@@ -1,6 +1,7 @@
 """Questions in the manner of EgoMCQ over any narrated videos, and who is a positive of whom in a batch of EgoNCE."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ import torch
 from torch import nn
 
 from thesis_lib import metrics, seconds
-from thesis_lib.data.egoclip import KITCHEN, Question, Taxonomy, draw_questions, read_egomcq
+from thesis_lib.data.egoclip import KITCHEN, Question, Taxonomy, draw_questions, plain, read_egomcq
 from thesis_lib.training.films import Film, around, read_films
 from thesis_lib.training.loop import choose_device
 from thesis_lib.training.narrated_clips import NarratedClips
 
-AT_ONCE = 256  # clips in memory, as bytes
+AT_ONCE = 256  # clips in memory, as bytes, or texts
 
 
 def draw(corpus: NarratedClips, count: int, rng: np.random.Generator) -> list[Question]:
@@ -27,14 +28,17 @@ def draw(corpus: NarratedClips, count: int, rng: np.random.Generator) -> list[Qu
 def of_file(
     root: str | Path, *, frames: int, seconds: float, size: int, on_demand: bool = False
 ) -> tuple[list[Question], dict[str, Film]]:
-    """The questions of root/egomcq.json, and the films of root/videos that they ask about.
+    """The questions of root/egomcq.json all of whose clips are of videos that root/videos holds, and these films.
 
-    frames, seconds, size, on_demand: of a clip, see NarratedClips. Raises ValueError where not one film is there.
+    Their sentences are `plain`, as captions are. frames, seconds, size, on_demand: of a clip, see NarratedClips. Raises
+    ValueError where not one film is there.
     """
     questions, ends = read_egomcq(Path(root) / "egomcq.json"), {}
-    for video, _, end, _ in (clip for question in questions for clip in question.choices):
-        ends[video] = max(end, ends.get(video, 0.0))
-    return questions, read_films(root, sorted(ends), size, frames / seconds if on_demand else 0.0, ends, frames)
+    for video, start, end, _ in (clip for question in questions for clip in question.choices):
+        ends[video] = max((start + end) / 2 + seconds, ends.get(video, 0.0))  # so that no clip is moved to fit
+    films = read_films(root, sorted(ends), size, frames / seconds if on_demand else 0.0, ends, frames)
+    whole = [question for question in questions if all(clip[0] in films for clip in question.choices)]
+    return [replace(question, query=plain(question.query)) for question in whole], films
 
 
 @torch.inference_mode()
@@ -47,25 +51,31 @@ def similarities(
     """
     place, length = choose_device(device), (encoder.frames, encoder.seconds)
     encoder.to(place)
-    chosen, vectors = list(dict.fromkeys(clip for question in questions for clip in question.choices)), {}
-    for start in range(0, len(chosen), AT_ONCE):
-        some = chosen[start : start + AT_ONCE]
-        clips = {c: around(films[c[0]], (c[1] + c[2]) / 2, *length) for c in some if c[0] in films}
+    queries = [question.query for question in questions]
+    texts = torch.cat([encoder.embed_texts(some).cpu() for some in _parts(queries)]).numpy()
+    vectors = {}
+    for some in _parts(list(dict.fromkeys(clip for question in questions for clip in question.choices))):
+        clips = {clip: around(films[clip[0]], (clip[1] + clip[2]) / 2, *length) for clip in some}
         readable = {clip: frames.numpy() for clip, frames in clips.items() if frames is not None}
         if readable:
             found = seconds.encode(encoder.embed, np.stack([*readable.values()]), device=place)
             vectors |= zip(readable, found, strict=True)
-    texts = encoder.embed_texts([question.query for question in questions]).cpu().numpy()
     return np.array(
         [[text @ vectors[clip] if clip in vectors else -1.0 for clip in question.choices]
          for text, question in zip(texts, questions, strict=True)]
     )  # fmt: skip
 
 
+def _parts(items: list) -> Iterator[list]:
+    """AT_ONCE of them at a time."""
+    for start in range(0, len(items), AT_ONCE):
+        yield items[start : start + AT_ONCE]
+
+
 def accuracy(scores: np.ndarray, questions: Sequence[Question]) -> dict[str, float]:
-    """`metrics.egomcq_accuracy` of `similarities`: {"inter", "intra"}."""
-    answers, types = ([getattr(question, name) for question in questions] for name in ("answer", "type"))
-    return metrics.egomcq_accuracy(scores, answers, types)
+    """`metrics.egomcq_accuracy` of `similarities`: {"inter", "intra"}; without a readable clip no answer is right."""
+    answers, types = (np.array([getattr(question, name) for question in questions]) for name in ("answer", "type"))
+    return metrics.egomcq_accuracy(scores, np.where((scores > -1).any(axis=1), answers, -1), types)
 
 
 def positives(texts: Sequence[str], taxonomy: Taxonomy = KITCHEN) -> pd.DataFrame:

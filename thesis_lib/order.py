@@ -71,11 +71,11 @@ def in_order_and_shuffled(
     """
     function = getattr(features_or_predict, "features", features_or_predict)
 
-    def values(clips: torch.Tensor) -> torch.Tensor:
+    def values(change: Callable) -> torch.Tensor:
         with torch.no_grad():
-            return torch.cat([torch.as_tensor(function(part.to(device))) for part in clips.split(batch)]).cpu()
+            return torch.cat([torch.as_tensor(function(change(part).to(device))).cpu() for part in clips.split(batch)])
 
-    return values(clips), values(shuffle_frames(clips, rng))
+    return values(lambda part: part), values(lambda part: shuffle_frames(part, rng))
 
 
 def sensitivity(in_order: torch.Tensor, shuffled: torch.Tensor, labels, rng: np.random.Generator) -> dict[str, float]:

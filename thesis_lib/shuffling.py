@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from thesis_lib import clip_stages, extraction, features, methods, order, seconds, segmentation, stages
 from thesis_lib.data import salads, video
@@ -142,11 +143,12 @@ def order_probes(p: SimpleNamespace, others: dict[str, Callable], count: int = 2
     last = list(encoders.values())[-1]
     others = {title: Network(last.frames, last.size, function) for title, function in others.items()}
     for title, encoder in (networks(p) | encoders | others).items():
-        clips, labels = order.order_tasks(np.random.default_rng(p.seed), count, encoder.frames, encoder.size)
         rng = np.random.default_rng(p.seed)
-        vectors = order.in_order_and_shuffled(encoder, clips, rng, device=device)
+        clips, labels = order.order_tasks(rng, count, encoder.frames, encoder.size)
+        vectors = order.in_order_and_shuffled(encoder, clips, rng, batch=16, device=device)
         for task in order.TASKS:
             rows.append({"method": title, "task": task} | order.sensitivity(*vectors, labels[task], rng))
+        del clips  # gigabytes at published sizes, before the next ones are drawn
     return pd.DataFrame(rows)
 
 
@@ -164,20 +166,23 @@ def networks(p: SimpleNamespace) -> dict[str, Network]:
 
     Their clips are what such a vector sees: the window of a frame, and a second.
     """
-    device, found = choose_device(p.device), {}
-    i3d, s3d = stages.of("i3d_features", p), stages.of("s3d_features", p)
-    if not (stages.of("baseline", p).features_root or i3d.i3d_features_root or i3d.i3d_backbone == "two_stream"):
-        model = features.load_i3d(stages.i3d_weights(i3d), i3d.i3d_backbone, i3d.head).eval().to(device)
-        pixels = features.PIXELS[i3d.i3d_backbone]
+    device, found, about = choose_device(p.device), {}, stages.of("i3d_features", p)
+    if not (stages.of("baseline", p).features_root or about.i3d_features_root or about.i3d_backbone == "two_stream"):
+        model = features.load_i3d(stages.i3d_weights(about), about.i3d_backbone, about.head).eval().to(device)
+        pixels = features.PIXELS[about.i3d_backbone]
 
         def read(clips: torch.Tensor) -> torch.Tensor:
-            seen = clips.flip(1) if i3d.color == "bgr" else clips
+            seen = clips.flip(1) if about.color == "bgr" else clips
             return model((seen - pixels["mean"]) / pixels["std"])
 
-        found["ASFormer's I3D"] = Network(i3d.window, i3d.i3d_size, read)
-    if not s3d.s3d_features_root:
-        encode = getattr(_s3d(s3d).eval().to(device), extraction.S3D_OUTPUTS[s3d.s3d_output])
-        found["VideoCLIP's S3D"] = Network(s3d.s3d_frames, s3d.s3d_size, encode)
+        found["ASFormer's I3D"] = Network(about.window, about.i3d_size, read)
+    if not about.s3d_features_root:
+        encode = getattr(_s3d(about).eval().to(device), extraction.S3D_OUTPUTS[about.s3d_output])
+
+        def embed(clips: torch.Tensor) -> torch.Tensor:
+            return F.normalize(encode(clips), dim=1) if about.s3d_normalise else encode(clips)
+
+        found["VideoCLIP's S3D"] = Network(about.s3d_frames, about.s3d_size, embed)
     return found
 
 

@@ -1,7 +1,9 @@
 """Clips of narrated videos: from memory and decoded on demand they are the same, and they lie where they should."""
 
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -54,6 +56,12 @@ def test_decoded_once_for_all_they_are_the_same_and_the_unreadable_are_still_nam
         films = read_films(root, ["a", "b", "c"], SIDE // 2, 0.0, {}, 8, decoded=given)
         assert list(films) == ["a", "c"] and "passed over" in capfd.readouterr().out
         assert torch.equal(films["c"].clip(5, 20), at_once(howto / "videos/c.avi", SIDE // 2).clip(5, 20))
+    shutil.copy(howto / "videos/a.avi", root / "videos/b.avi")  # what is mended is there, what is replaced is read anew
+    os.utime(root / "videos/c.avi", (time.time() + 9, time.time() + 9))
+    (folder / "c.npy").write_bytes(b"of another video")
+    films = read_films(root, ["a", "b", "c"], SIDE // 2, 0.0, {}, 8, decoded=folder)
+    assert list(films) == ["a", "b", "c"] and torch.equal(films["b"].clip(90, 20), films["a"].clip(90, 20))
+    assert films["a"].clip(90, 20).shape == (6, 3, SIDE // 2, SIDE // 2), "no more than there is"
     (root / "videos/a.avi").unlink()  # what is decoded and gone is gone
     assert list(read_films(root, ["a", "c"], SIDE // 2, 0.0, {}, 8, decoded=folder)) == ["c"]
     (folder / "c.npy").unlink()

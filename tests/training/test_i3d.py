@@ -60,7 +60,7 @@ def test_it_learns_and_names_clips_that_it_has_not_seen(trained, tmp_path):
 def test_held_out_clips_are_never_trained_on(kinetics, tmp_path, monkeypatch):
     """Pixels carry the number of their clip; the last pixels that are normalised are those of the evaluation."""
     clips, real = [], i3d.normalise
-    monkeypatch.setattr(i3d, "read_clip", lambda path: torch.full((21, 3, SIDE, SIDE), int(path.stem[1:])).byte())
+    monkeypatch.setattr(i3d, "read_clip", lambda path, size: torch.full((21, 3, SIDE, SIDE), int(path.stem[1:])).byte())
     monkeypatch.setattr(i3d, "normalise", lambda part: clips.append(set(part[:, 0, 0, 0, 0].tolist())) or real(part))
     i3d.train(tmp_path, kinetics=kinetics, **SMALL | dict(num_steps=2, batch_size=60))
     *train, held_out = clips
@@ -105,3 +105,10 @@ def test_pixels_are_brought_to_the_mean_and_deviation_of_the_extraction():
     out = i3d.normalise(clips)
     assert out.shape == (2, 3, 4, 6, 6)
     assert out[1, 2, 3, 0, 5].item() == pytest.approx((clips[1, 3, 2, 0, 5].item() / 255 - 0.45) / 0.225, abs=1e-5)
+
+
+def test_it_is_trained_at_the_size_that_extraction_will_show(kinetics, tmp_path, monkeypatch):
+    sizes, real = set(), i3d.normalise
+    monkeypatch.setattr(i3d, "normalise", lambda part: sizes.add(part.shape[3:]) or real(part))
+    i3d.train(tmp_path, kinetics=kinetics, **SMALL | dict(num_steps=1, batch_size=4), size=SIDE - 4)
+    assert sizes == {(SIDE - 4, SIDE - 4)}

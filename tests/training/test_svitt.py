@@ -169,6 +169,8 @@ def test_an_official_file_is_an_encoder_too(trained, corpus, tmp_path):
     official = svitt.load(tmp_path / "official.pth", corpus["vocab"], seconds=7.0, **same)
     clips, _ = new_clips(1)
     assert official.seconds == 7.0 and torch.equal(official.features(clips), encoder.features(clips))
+    released = svitt.load(tmp_path / "official.pth", corpus["vocab"], block=2).model.config
+    assert released.fusion_keep_rate == 1.0, "the rate is in the released configuration and read by nothing"
     more = tmp_path / "more.txt"
     more.write_text(corpus["vocab"].read_text() + "extra\n")
     with pytest.raises(ValueError, match="a vocabulary of .* pieces, the model knows"):

@@ -77,8 +77,12 @@ def write_tags(path: str | Path, table: pd.DataFrame) -> None:
 def _narrated(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that say something, by video and start, with their plain `text`."""
     table = table.dropna(subset=["clip_text"]).sort_values(["video_uid", "clip_start"])
-    text = table["clip_text"].str.replace(r"^(#\w+\s+)?([A-Z]\s+)?", "", regex=True).str.strip()
-    return table.assign(text=text)
+    return table.assign(text=table["clip_text"].map(plain))
+
+
+def plain(text: str) -> str:
+    """A narration without the marks of Ego4D: "#C C cuts a tomato" -> "cuts a tomato"; C is the wearer."""
+    return re.sub(r"^(#\w+\s+)?([A-Z]\s+)?", "", text).strip()
 
 
 def write_egoclip(path: str | Path, table: pd.DataFrame) -> None:

@@ -1,5 +1,6 @@
 """Narrated videos as clips of frames: small ones decoded whole, large ones opened for each of their clips."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +74,19 @@ def read_films(
 
 
 def at_once(path: Path, size: int, decoded: Path | None = None) -> Film:
-    """All frames of a small video: from the file that `decode` made of it, if there is one, else held in memory."""
-    there = decoded is not None and decoded.is_file()
-    frames = torch.from_numpy(np.load(decoded, mmap_mode="c")) if there else _whole(path, size)
-    return Film(len(frames), frame_rate(path), lambda start, count: frames[start : start + count])
+    """All frames of a small video: from the file that `decode` made of it, if it is newer, else held in memory."""
+    if decoded is None or not decoded.is_file() or decoded.stat().st_mtime < path.stat().st_mtime:
+        frames = _whole(path, size)
+        return Film(len(frames), frame_rate(path), lambda start, count: frames[start : start + count])
+    mapped = np.load(decoded, mmap_mode="r")
+    (length, *frame), begin = mapped.shape, mapped.offset
+
+    def clip(start: int, count: int) -> torch.Tensor:  # read anew: a map for each film would be an open file for each
+        count, pixels = min(count, length - start), math.prod(frame)
+        read = np.fromfile(decoded, np.uint8, count * pixels, offset=begin + start * pixels)
+        return torch.from_numpy(read.reshape(count, *frame))
+
+    return Film(length, frame_rate(path), clip)
 
 
 def on_demand(path: Path, size: int, fps: float, seconds: float, filled: bool = True) -> Film:

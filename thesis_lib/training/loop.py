@@ -106,7 +106,7 @@ def fit(
         and after the last one; in the first process alone.
     memory: plain values and tensors that the recipe keeps; they survive a kill with the rest.
     save_every: seconds between checkpoints within an epoch. One follows an epoch where SPARED seconds have passed since
-        the one before, and the last epoch.
+        the one before, an epoch that is chosen so far, and the last one.
     choose: a column of the history: weights.pt is of the epoch where it is lowest, the earliest among equals. "": of
         the last epoch, in which `model` is left in any case.
     precision: fp32, or bf16 for the forward pass of training (autocast).
@@ -189,9 +189,9 @@ def fit(
         rows.append(row)
         done = _no_steps()
         if first:
-            if choose and is_lowest(rows, choose):
-                _save_weights(folder, model)
-            if epoch == num_epochs or time.perf_counter() - saved > min(SPARED, save_every):
+            if lowest := choose and is_lowest(rows, choose):
+                _save_weights(folder, model)  # and a checkpoint beside it: elsewhere the epoch may come out otherwise
+            if lowest or epoch == num_epochs or time.perf_counter() - saved > min(SPARED, save_every):
                 _save(folder, model, optimizer, scheduler, memory, rows, steps, done)
                 saved = time.perf_counter()
             _write_history(folder, rows)
@@ -256,7 +256,8 @@ def _seed_device(device: torch.device, *numbers: int) -> None:
     seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 def _to(batch, device: torch.device):

@@ -272,7 +272,8 @@ def train(
 def load(path: Path, vocab: Path, seconds: float = 4.0, **changed) -> Encoder:
     """The encoder, in eval mode, from a folder of train() or an official checkpoint file.
 
-    seconds: of a clip, for an official file, which does not tell. changed: fields of SViTTConfig that need no other
+    seconds: of a clip, for an official file, which does not tell and whose words drop no patches, as the released code
+    reads fusion_keep_rate nowhere. changed: fields of SViTTConfig that need no other
     weights: sparse_edges=None (dense), keep_rate=1.0, as for accuracy against sparsity.
     """
     path = Path(path)
@@ -283,7 +284,7 @@ def load(path: Path, vocab: Path, seconds: float = 4.0, **changed) -> Encoder:
         model.load_state_dict(torch.load(path / "weights.pt", weights_only=True))
         seconds = saved["seconds"]
     else:
-        model = load_official("svitt", path, **changed)[0]
+        model = load_official("svitt", path, **{"fusion_keep_rate": 1.0} | changed)[0]
     return Encoder(model, Vocabulary(vocab), seconds).eval()
 
 
