@@ -72,3 +72,8 @@ def test_a_video_that_cannot_be_read_is_an_error(tmp_path):
     (tmp_path / "b.avi").write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"b.avi: not a readable video"):
         seconds.second_clips(tmp_path / "b.avi", frames=2, seconds=1.0, size=SIDE)
+
+
+def test_frames_smaller_than_asked_are_an_error(video):
+    with pytest.raises(ValueError, match=rf"a.avi: frames of {SIDE} x {SIDE} pixels, fewer than the {2 * SIDE} of"):
+        seconds.second_clips(video, frames=2, seconds=1.0, size=2 * SIDE)

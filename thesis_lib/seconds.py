@@ -34,7 +34,7 @@ def clip_indices(length: int, fps: float, frames: int, seconds: float) -> np.nda
 def second_clips(path: str | Path, *, frames: int, seconds: float, size: int) -> np.ndarray:
     """The clips of a video [S, frames, 3, H, W] uint8, decoded once; damaged frames repeat the last good one.
 
-    size: pixels of the short side, see `extraction.prepare`.
+    size: pixels of the short side, see `extraction.prepare`. Raises ValueError for smaller frames: networks want those.
     """
     wanted = clip_indices(frame_count(path), frame_rate(path), frames, seconds)
     places = {}
@@ -46,6 +46,9 @@ def second_clips(path: str | Path, *, frames: int, seconds: float, size: int) ->
         if index not in places:
             continue
         last = (prepare(torch.from_numpy(frame)[None], size)[0] * 255).round().byte().numpy()
+        rows, columns = last.shape[1:]
+        if min(rows, columns) < size:
+            raise ValueError(f"{path}: frames of {columns} x {rows} pixels, fewer than the {size} of `size`")
         if clips is None:
             clips = np.zeros((*wanted.shape, *last.shape), np.uint8)
         for second, place in places.pop(index):
