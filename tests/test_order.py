@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from thesis_lib.models.svitt import SViTT, SViTTConfig, inflate
-from thesis_lib.order import TASKS, linear_probe, order_sensitivity, order_tasks, shuffle_frames
+from thesis_lib.order import TASKS, in_order_and_shuffled, linear_probe, order_tasks, sensitivity, shuffle_frames
 
 
 @pytest.fixture(scope="module")
 def tasks():
     return order_tasks(np.random.default_rng(0), 200, frames=4, size=16)
+
+
+def order_sensitivity(features_or_predict, clips, labels, rng, **settings):
+    return sensitivity(*in_order_and_shuffled(features_or_predict, clips, rng, **settings), labels, rng)
 
 
 def mean_of_frames(clips):

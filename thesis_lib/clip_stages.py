@@ -55,7 +55,7 @@ def weights(p: SimpleNamespace, method: str, **changed) -> Path:
     values["classes"] = mapping if mapping.is_file() else ""
     said = " ".join(f"{name}={value}" for name, value in changed.items() if not isinstance(value, Path))
     values |= dict(howto=stages.named(stages.howto(p)), vocab=stages.vocabulary(p), name=f"{method} {said}".strip())
-    if "films" in known and (size := film_size(SimpleNamespace(**values))):
+    if size := film_size(SimpleNamespace(**values), method):
         values["films"] = stages.films(p, size)
     inputs = {name: values[name] for name in known if name in values}
     return runs.cached(train, profile=p.profile, together=True, **inputs)
@@ -64,14 +64,16 @@ def weights(p: SimpleNamespace, method: str, **changed) -> Path:
 def films(p: SimpleNamespace, method: str) -> Path | str:
     """The narrated videos decoded once for all; "" where each training decodes the clips that it wants."""
     p = of(method, p)
-    return stages.films(p, size) if (size := film_size(p)) else ""
+    return stages.films(p, size) if (size := film_size(p, method)) else ""
 
 
-def film_size(p: SimpleNamespace) -> int:
+def film_size(p: SimpleNamespace, method: str) -> int:
     """The pixels at which a recipe wants the narrated videos decoded once for all; 0 where it does not."""
     from thesis_lib.training.crops import size_to_read
 
-    return 0 if getattr(p, "on_demand", True) else size_to_read(p.size, getattr(p, "crop_scales", [1.0]))
+    if "films" not in inspect.signature(methods.recipe(method).train).parameters or p.on_demand:
+        return 0
+    return size_to_read(p.size, getattr(p, "crop_scales", [1.0]))
 
 
 def clips_seen(folder: Path) -> int:

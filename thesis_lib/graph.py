@@ -94,7 +94,7 @@ def systems(method: str, profile: str) -> dict[str, dict]:
     processes = getattr(p, "processes", 1)
     alone = getattr(p, f"{method}_path", "") and not p.compared  # an official file, and nothing is trained beside it
     same = p.howto_root == params.load(stages.NOTEBOOK["films"], profile).howto_root
-    size = 0 if alone else clip_stages.film_size(p)
+    size = 0 if alone else clip_stages.film_size(p, method)
     films = ("films_" if same else f"{first}_films_") + str(size)
     before = ("corpus", films) if size else ("corpus",)
     if size:

@@ -42,21 +42,6 @@ def shuffle_frames(clips: torch.Tensor, rng: np.random.Generator) -> torch.Tenso
     return clips.gather(2, orders.to(clips.device)[:, None, :, None, None].expand_as(clips))
 
 
-def order_sensitivity(
-    features_or_predict: Callable,
-    clips: torch.Tensor,
-    labels,
-    rng: np.random.Generator,
-    batch: int = 64,
-    device: torch.device | str = "cpu",
-) -> dict[str, float]:
-    """{"ordered", "shuffled", "sensitivity"}: accuracies 0..1 and the first less the second.
-
-    features_or_predict: see `in_order_and_shuffled`, labels: see `sensitivity`.
-    """
-    return sensitivity(*in_order_and_shuffled(features_or_predict, clips, rng, batch, device), labels, rng)
-
-
 def in_order_and_shuffled(
     features_or_predict: Callable,
     clips: torch.Tensor,

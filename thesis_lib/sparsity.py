@@ -29,8 +29,8 @@ def kept_patches(encoder, clips: torch.Tensor) -> np.ndarray:
     encoder: `training.svitt.Encoder`; clips [B, 3, T, S, S] of RGB in 0..1.
     """
     with torch.no_grad():
-        stages = [_as_mask(encoder, clips, kept) for kept in encoder.kept(clips)]
-    return np.stack([np.ones_like(_as_mask(encoder, clips)), *stages])
+        stages = [_every_patch(encoder, clips), *encoder.kept(clips)]
+    return np.stack([_as_mask(encoder, clips, kept) for kept in stages])
 
 
 def kept_for_texts(encoder, clip: torch.Tensor, texts: Sequence[str]) -> np.ndarray:
@@ -40,17 +40,20 @@ def kept_for_texts(encoder, clip: torch.Tensor, texts: Sequence[str]) -> np.ndar
     """
     clips = clip[None].expand(len(texts), -1, -1, -1, -1)
     with torch.no_grad():
-        kept = encoder.kept_for(clips, texts) or encoder.kept(clips)
-    return _as_mask(encoder, clips, *kept[-1:]) if kept else np.ones_like(_as_mask(encoder, clips))
+        stages = [_every_patch(encoder, clips), *encoder.kept(clips), *encoder.kept_for(clips, texts)]
+    return _as_mask(encoder, clips, stages[-1])
 
 
-def _as_mask(encoder, clips: torch.Tensor, kept: torch.Tensor | None = None) -> np.ndarray:
-    """Numbers [B, n] of patches -> bool [B, T, rows, columns]; None: of no patch."""
-    shape = (len(clips), clips.shape[2], *encoder.model.config.window[1:])
-    mask = np.zeros((len(clips), np.prod(shape[1:])), dtype=bool)
-    if kept is not None:
-        np.put_along_axis(mask, kept.cpu().numpy(), True, axis=1)
-    return mask.reshape(shape)
+def _every_patch(encoder, clips: torch.Tensor) -> torch.Tensor:
+    """The numbers [B, N] of all patches."""
+    return torch.arange(clips.shape[2] * math.prod(encoder.model.config.window[1:])).expand(len(clips), -1)
+
+
+def _as_mask(encoder, clips: torch.Tensor, kept: torch.Tensor) -> np.ndarray:
+    """Numbers [B, n] of patches -> bool [B, T, rows, columns]."""
+    mask = np.zeros((len(clips), clips.shape[2] * math.prod(encoder.model.config.window[1:])), dtype=bool)
+    np.put_along_axis(mask, kept.cpu().numpy(), True, axis=1)
+    return mask.reshape(len(clips), clips.shape[2], *encoder.model.config.window[1:])
 
 
 def kept_table(left: np.ndarray) -> pd.DataFrame:

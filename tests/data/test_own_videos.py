@@ -1,5 +1,7 @@
 """Videos and labels of one's own: what the tables say becomes frames, and every mistake is one line with its place."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -86,9 +88,9 @@ def test_any_segments_without_gaps_give_back_the_frames_they_were_cut_at(films, 
     """Whatever the rounding of the seconds."""
     borders = [0, *sorted(cuts), 50]
     times = [round(border / 29.97, digits) for border in borders]
-    rows = [f"a,{a},{b},{'xy'[n % 2]}" for n, (a, b) in enumerate(zip(times, times[1:], strict=False))]
+    rows = [f"a,{a},{b},{'xy'[n % 2]}" for n, (a, b) in enumerate(pairwise(times))]
     spans = own_videos._spans(table(rows + ["b c,0,1,x", "d,0,1,x"]), COUNTS, 29.97)["a"]
-    assert [(span.first, span.last) for span in spans] == list(zip(borders, borders[1:], strict=False))
+    assert [(span.first, span.last) for span in spans] == list(pairwise(borders))
 
 
 @pytest.mark.parametrize(

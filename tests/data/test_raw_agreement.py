@@ -1,5 +1,6 @@
 """Raw annotations beside label files: the 50 real ones, and made ones whose differences are known."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def write(root, ticks, runs=RUNS, stamps=False, short=0):
     labels = [name for name, length in runs for _ in range(length)]
     starts = np.cumsum([0, *(length for _, length in runs)])
     phases = [
-        f"{ticks[a]} {ticks[b - 1]} {name}_core" for (name, _), a, b in zip(runs, starts, starts[1:], strict=False)
+        f"{ticks[a]} {ticks[b - 1]} {name}_core" for (name, _), (a, b) in zip(runs, pairwise(starts), strict=True)
     ]
     salads.write_lines(root / "groundTruth/rgb-01-1.txt", labels[: len(labels) - short])
     salads.write_lines(root / "ann-ts/01-1-activityAnnotation.txt", phases[1:-1])

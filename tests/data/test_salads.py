@@ -1,6 +1,6 @@
 """50Salads files: odd text files, crops, raw annotations, and the real labels where they are at hand."""
 
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +116,7 @@ def test_actors():
 def test_segments_partition_the_frames(labels):
     runs = salads.segments(labels)
     assert [name for name, start, end in runs for _ in range(end - start)] == labels
-    assert all(a[2] == b[1] and a[0] != b[0] for a, b in zip(runs, runs[1:], strict=False))
+    assert all(a[2] == b[1] and a[0] != b[0] for a, b in pairwise(runs))
 
 
 def write_raw(folder, annotation, ticks):

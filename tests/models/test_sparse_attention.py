@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,7 @@ def test_edges_are_those_of_the_official_configuration():
         assert count_edges(numbers["tokens"], pattern, 56) == numbers["sparse"]
         assert count_edges(numbers["tokens"]) == numbers["dense"]
     edges = [counted[f"frames{frames}_K4_G56"] for frames in (4, 8, 16, 32)]
-    for few, many in zip(edges, edges[1:], strict=False):
+    for few, many in pairwise(edges):
         assert many["sparse"] / few["sparse"] == pytest.approx(2, abs=1e-4)
         assert many["dense"] / few["dense"] == pytest.approx(4, abs=0.01)
 

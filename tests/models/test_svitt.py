@@ -1,6 +1,7 @@
 """SViTT: the encoder against the official numbers, and what its sparsity promises."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_tokens_left_at_full_size():
             states, kept = encoder(torch.randn(1, 1 + 196 * frames, 2))
         assert [len(positions[0]) for positions in kept] == counts
         assert states.shape[1] == 1 + counts[-1]
-        for more, fewer in zip(kept, kept[1:], strict=False):
+        for more, fewer in pairwise(kept):
             assert set(fewer[0].tolist()) < set(more[0].tolist()) and (fewer.diff() > 0).all()
 
 
