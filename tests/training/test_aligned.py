@@ -57,6 +57,14 @@ def test_one_vector_a_second_at_both_ends(write):
     assert np.array_equal(video.places, np.arange(601) // 30)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_videos_of_one_length_are_turned_as_their_rate_says(write, turned):
+    """The shapes are all alike, so that they do not tell which side is time."""
+    root = write({"a": (8, 7 * FPS), "b": (8, 8 * FPS)}, dim=38, turned=turned)
+    for video in [one for part in load(root, fps=FPS, rate=1.0).values() for one in part]:
+        assert video.features.shape[0] == 38 and video.features[0].tolist() == list(range(len(video.targets)))
+
+
 def test_features_that_end_within_a_second_of_the_labels(write):
     (video,) = load(write({"a": (20, 620), "b": (39, 1190)}))["test"]
     assert len(video.targets) == 20 and video.places[-1] == 19 and video.places[600] == 19

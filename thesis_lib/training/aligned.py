@@ -43,7 +43,8 @@ def load_split(
 ) -> dict[str, list[Video]]:
     """{"train": videos, "test": videos} of a split, in the order of the bundles.
 
-    features: folder of <video>.npy [D, V], or [V, D] as S3D's: the side that is as long in every file is D.
+    features: folder of <video>.npy [D, V], or [V, D] as S3D's: the side that is as long in every file is D; where both
+    are, V is the one that lasts as long as the labels at `rate`, if it is given.
     fps: labels a second. rate: vectors a second, 0: found by `find_rate`. Surplus vectors are cut as `salads.crop`
     does. ValueError where vectors and labels of a video do not last as long; with one vector a frame none may miss.
     """
@@ -55,7 +56,7 @@ def load_split(
         name: salads.encode(salads.read_labels(root / "groundTruth" / f"{name}.txt"), mapping, where=name)
         for name in every
     }
-    turned = _turned(shapes)
+    turned = _turned(shapes, rate and sum(map(len, labels.values())) / fps * rate)
     lengths = {name: (shape[0 if turned else 1], len(labels[name])) for name, shape in shapes.items()}
     rate = rate or find_rate(lengths, fps)
 
@@ -103,12 +104,18 @@ def _window(vectors: int, count: int, fps: float, rate: float, cut: str, name: s
     return int(index[0]), held
 
 
-def _turned(shapes: Mapping[str, tuple[int, int]]) -> bool:
-    """Whether features are [V, D]: the side that all files share is D, the first one where they share both."""
+def _turned(shapes: Mapping[str, tuple[int, int]], expected: float) -> bool:
+    """Whether features are [V, D]: the side that all files share is D.
+
+    Where they share both, V is the side whose sum is nearer to the `expected` vectors; 0 if they are not known: [D, V].
+    """
     sides = [Counter(shape[side] for shape in shapes.values()) for side in (0, 1)]
     if min(map(len, sides)) > 1:
         side = int(len(sides[1]) < len(sides[0]))
         (width, _), *_, (odd, _) = sides[side].most_common()
         name = next(name for name, shape in shapes.items() if shape[side] == odd)
         raise ValueError(f"{name}: features {list(shapes[name])}, of width {odd}; those of other videos have {width}")
+    if max(map(len, sides)) == 1 and expected:
+        first, second = (abs(sum(side) - expected) for side in zip(*shapes.values(), strict=True))
+        return first < second
     return len(sides[0]) > 1
